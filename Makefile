@@ -1,0 +1,48 @@
+# Everything here runs from a fresh clone with nothing but make and Python 3.10 or newer: the virtual environment
+# is made on first use and made anew when pyproject.toml or the interpreter changes. Nothing needs activating.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.installed-$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format test-all clean
+# A recipe that fails half-way must not leave its target behind as if it were made.
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." is passed on: make test ARGS="-k relay"'
+
+demo: $(STAMP)  ## three processes: thousands of files over one TCP connection, through a relay
+	@$(BIN)/python -m demo $(ARGS)
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP)  ## style, types, import directions, package contents
+	$(BIN)/ruff check --output-format concise .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/check_imports.py
+	$(BIN)/python tools/check_package.py
+
+format: $(STAMP)  ## apply what `make check` would ask for, where a tool can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-all:  ## the whole test suite with every Python from 3.10 to 3.14 on this machine
+	@$(PYTHON) tools/test_all.py $(ARGS)
+
+clean:  ## remove everything that make and the tools have made
+	rm -rf $(VENV) .venvs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) tools/make_venv.py $(VENV) dev
+	@touch $@

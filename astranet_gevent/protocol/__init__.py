@@ -1,0 +1,1 @@
+"""The sans-IO core: frames, windows, streams, links, services and routes. Standard library only; no socket, clock or dice."""

@@ -1,0 +1,89 @@
+"""The handshake: a JSON object each side sends first, and what it tells of a peer.
+
+The original knows one key, ``RAddr``: the address of the other end as the sender sees it. Ours adds ``astranet_gevent``, which the original
+ignores; a peer that sends it is of our own kind. Between nodes with a relay in between the same object travels in a HELLO frame.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..errors import RemoteProtocolError
+
+__all__ = ["Capabilities", "Handshake", "decode_handshake", "encode_handshake"]
+
+# Raised when a later version must be told apart; capabilities are told apart by their names.
+PROTOCOL_VERSION: Final = 1
+
+_KEY: Final = "astranet_gevent"
+
+# Names of what a peer understands beyond the original's frames.
+_FEATURES: Final = ("reset", "window", "goodbye", "pause")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a peer of our own kind understands. ``ORIGINAL`` stands for a peer that is not, or of which nothing is known yet."""
+
+    version: int = 0
+    reset: bool = False
+    window: bool = False
+    goodbye: bool = False
+    pause: bool = False
+
+    @property
+    def own_kind(self) -> bool:
+        """Whether the peer is a node of this library."""
+        return self.version > 0
+
+
+ORIGINAL: Final = Capabilities()
+OURS: Final = Capabilities(PROTOCOL_VERSION, True, True, True, True)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """A peer's handshake: ``remote_address`` is our own address as the peer sees it, or ``""``."""
+
+    remote_address: str
+    capabilities: Capabilities
+
+
+def encode_handshake(remote_address: str) -> bytes:
+    """Our handshake's payload; the original's key first."""
+    ours = {"version": PROTOCOL_VERSION, "features": list(_FEATURES)}
+    return json.dumps({"RAddr": remote_address, _KEY: ours}, separators=(",", ":")).encode()
+
+
+def decode_handshake(payload: bytes) -> Handshake:
+    """A peer's handshake, accepted and refused as the original does: any object or null, RAddr a string or null in any case of letters.
+
+    Raises RemoteProtocolError for anything else.
+    """
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"handshake of {len(payload)} bytes is not JSON: {payload[:80]!r}") from error
+    if value is None:
+        return Handshake("", ORIGINAL)
+    if not isinstance(value, dict):
+        raise RemoteProtocolError(f"handshake is a JSON {type(value).__name__}, not an object")
+    address = ""
+    for key, item in value.items():
+        if key.lower() == "raddr" and item is not None:
+            if not isinstance(item, str):
+                raise RemoteProtocolError(f"RAddr in the handshake is a JSON {type(item).__name__}, not a string")
+            address = item
+    return Handshake(address, _decode_capabilities(value.get(_KEY)))
+
+
+def _decode_capabilities(value: Any) -> Capabilities:
+    # A malformed value of ours is treated as absent: the peer then gets what the original gets.
+    if not isinstance(value, dict):
+        return ORIGINAL
+    version, features = value.get("version"), value.get("features")
+    if not isinstance(version, int) or version < 1 or not isinstance(features, list):
+        return ORIGINAL
+    return Capabilities(version, *(name in features for name in _FEATURES))

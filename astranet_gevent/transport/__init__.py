@@ -1,0 +1,1 @@
+"""The gevent side: the only place that reads or writes a socket."""

@@ -1,0 +1,300 @@
+"""What a link reads from and writes to: sockets, things shaped like sockets, and file-like pairs, behind one small interface."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import io
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import gevent
+from gevent.hub import Hub
+
+from ..config import Config
+from ..errors import ConfigError
+
+__all__ = ["Buffer", "Conn", "FileConn", "SocketConn", "SocketLikeConn", "wrap_conn"]
+
+Buffer = bytes | memoryview
+
+# Up to this many bytes, joining the parts and sending once is cheaper than sendmsg (64 small parts: 4 us against 11 us).
+_JOIN_LIMIT: Final = 65536
+# Smallest IOV_MAX of the platforms that gevent runs on.
+_MAX_PARTS: Final = 512
+
+# Linux's struct tcp_info: eight one-byte fields, then u32s; these are the offsets of the ones wanted.
+_TCP_INFO_PROBES: Final = 3
+_TCP_INFO_UNACKED: Final = 24
+_TCP_INFO_LAST_ACK: Final = 56
+
+
+class Conn(Protocol):
+    """A byte stream in both directions. ``recv_into`` and ``send_all`` are called by one greenlet each and may wait; nothing else does."""
+
+    #: The peer's address as text for the handshake, ``""`` where there is none.
+    remote_address: str
+    #: Our own end's address likewise.
+    local_address: str
+
+    def recv_into(self, view: memoryview) -> int:
+        """Wait for bytes and read some; 0 at the end. Raises OSError."""
+        ...
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Send what goes without waiting; what is left. Raises OSError."""
+        ...
+
+    def send_all(self, parts: Sequence[Buffer]) -> None:
+        """Send everything, waiting as long as it takes. Raises OSError."""
+        ...
+
+    def shutdown(self) -> None:
+        """End both directions, so that whoever waits in recv_into or send_all wakes. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Free the descriptor once nobody waits. Never raises."""
+        ...
+
+    def unanswered_for(self) -> float:
+        """Seconds for which the peer's host has acknowledged nothing although something waits for it; 0 where that is unknown."""
+        ...
+
+
+class SocketConn:
+    """A plain socket, taken over from its owner: the descriptor moves here, the owner's object is detached."""
+
+    def __init__(self, sock: socket.socket, hub: Hub, config: Config) -> None:
+        self.remote_address, self.local_address = _addresses(sock)
+        family, kind, proto = sock.family, sock.type, sock.proto
+        self._is_tcp = family in (socket.AF_INET, socket.AF_INET6)
+        self._raw = _socket.socket(family, kind, proto, sock.detach())
+        self._raw.setblocking(False)
+        if self._is_tcp:
+            _set_tcp_options(self._raw, config)
+        self._hub = hub
+        # Started at the first wait and left running: stopping and starting it would cost 2 us per read.
+        self._read_watcher: Any = hub.loop.io(self._raw.fileno(), 1)
+        self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
+        self._reader: Any = None
+        self._watching = False
+
+    def recv_into(self, view: memoryview) -> int:
+        while True:
+            # Always by way of the hub, even when more could be read at once: whoever got data must run in between.
+            self._reader = gevent.getcurrent()
+            if not self._watching:
+                self._watching = True
+                self._read_watcher.start(self._on_readable)
+            self._hub.switch()
+            try:
+                return self._raw.recv_into(view)
+            except BlockingIOError:
+                continue
+
+    def _on_readable(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is None:
+            self._watching = False
+            self._read_watcher.stop()
+        else:
+            reader.switch()
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        if len(parts) == 1 or sum(map(len, parts)) <= _JOIN_LIMIT:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            try:
+                sent = self._raw.send(data)
+            except BlockingIOError:
+                return (data,)
+            return () if sent == len(data) else (memoryview(data)[sent:],)
+        return self._try_send_parts(parts)
+
+    def _try_send_parts(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        first = 0
+        while first < len(parts):
+            some = parts[first : first + _MAX_PARTS]
+            try:
+                sent = self._raw.sendmsg(some)
+            except BlockingIOError:
+                return parts[first:]
+            for part in some:
+                if sent < len(part):
+                    return [memoryview(part)[sent:], *parts[first + 1 :]]
+                sent -= len(part)
+                first += 1
+        return ()
+
+    def send_all(self, parts: Sequence[Buffer]) -> None:
+        left = self.try_send(parts)
+        while left:
+            self._hub.wait(self._write_watcher)
+            left = self.try_send(left)
+
+    def shutdown(self) -> None:
+        # ENOTCONN: the other end was faster. The descriptor then reads as ended all the same.
+        with contextlib.suppress(OSError):
+            self._raw.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for watcher in (self._read_watcher, self._write_watcher):
+            watcher.stop()
+            watcher.close()
+        self._raw.close()
+
+    def unanswered_for(self) -> float:
+        if not self._is_tcp or sys.platform != "linux":
+            return 0.0
+        try:
+            info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+        except OSError:
+            return 0.0
+        if len(info) < _TCP_INFO_LAST_ACK + 4:
+            return 0.0
+        (unacknowledged,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
+        (last_ack_ms,) = struct.unpack_from("=I", info, _TCP_INFO_LAST_ACK)
+        return last_ack_ms / 1000 if unacknowledged or info[_TCP_INFO_PROBES] else 0.0
+
+
+class SocketLikeConn:
+    """Anything with ``recv_into``, ``sendall`` and ``close`` that waits cooperatively: a TLS socket, a stream of another mesh."""
+
+    def __init__(self, sock: Any) -> None:
+        self.remote_address, self.local_address = _addresses(sock)
+        self._sock = sock
+
+    def recv_into(self, view: memoryview) -> int:
+        return int(self._sock.recv_into(view))
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        return parts
+
+    def send_all(self, parts: Sequence[Buffer]) -> None:
+        self._sock.sendall(b"".join(parts))
+
+    def shutdown(self) -> None:
+        for verb in ("shutdown", "close"):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                getattr(self._sock, verb)(*([socket.SHUT_RDWR] if verb == "shutdown" else []))
+
+    def close(self) -> None:
+        self.shutdown()
+
+    def unanswered_for(self) -> float:
+        return 0.0
+
+
+class FileConn:
+    """A reading and a writing file-like object (may be one): cooperative ones, such as gevent's FileObject over pipes."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self.remote_address = self.local_address = ""
+        self._reader = reader
+        self._writer = writer
+        # A buffered reader's read() and readinto() wait until all of the buffer is full; the "1" forms return what is there.
+        self._read = next((getattr(reader, name) for name in ("read1", "read") if hasattr(reader, name)), reader)
+        self._readinto = getattr(reader, "readinto1", None) or (reader.readinto if isinstance(reader, io.RawIOBase) else None)
+        self._flush = getattr(writer, "flush", None)
+
+    def recv_into(self, view: memoryview) -> int:
+        try:
+            if self._readinto is not None:
+                return self._readinto(view) or 0
+            data = self._read(len(view))
+        except ValueError as error:
+            # What Python's files raise once they are closed.
+            raise OSError(errno.EBADF, f"attached file: {error}") from error
+        if not data:
+            return 0
+        view[: len(data)] = data
+        return len(data)
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        return parts
+
+    def send_all(self, parts: Sequence[Buffer]) -> None:
+        view = memoryview(b"".join(parts))
+        try:
+            while view:
+                # None: an object that reports nothing has written everything.
+                written = self._writer.write(view)
+                view = view[len(view) if written is None else written :]
+            if self._flush is not None:
+                self._flush()
+        except ValueError as error:
+            raise OSError(errno.EBADF, f"attached file: {error}") from error
+
+    def shutdown(self) -> None:
+        for end in (self._writer, self._reader):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                end.close()
+
+    def close(self) -> None:
+        self.shutdown()
+
+    def unanswered_for(self) -> float:
+        return 0.0
+
+
+def wrap_conn(conn: Any, hub: Hub, config: Config) -> Conn:
+    """The Conn for what a user attaches: a Conn, a socket, a socket-like object, a file-like object, or ``(reader, writer)``.
+
+    Raises ConfigError for anything else.
+    """
+    if hasattr(conn, "try_send") and hasattr(conn, "send_all"):
+        return conn  # type: ignore[no-any-return]
+    if isinstance(conn, tuple) and len(conn) == 2:
+        return FileConn(*conn)
+    if type(conn).__module__ in ("socket", "gevent._socket3", "gevent.socket") and hasattr(conn, "detach"):
+        if conn.type != socket.SOCK_STREAM:
+            raise ConfigError(f"cannot attach a socket of type {conn.type!r}: a link needs SOCK_STREAM")
+        return SocketConn(conn, hub, config)
+    if hasattr(conn, "recv_into") and hasattr(conn, "sendall"):
+        return SocketLikeConn(conn)
+    if hasattr(conn, "read") and hasattr(conn, "write"):
+        return FileConn(conn, conn)
+    raise ConfigError(f"cannot attach {conn!r}: it has neither recv_into and sendall nor read and write")
+
+
+def _addresses(sock: Any) -> tuple[str, str]:
+    texts = []
+    for verb in ("getpeername", "getsockname"):
+        try:
+            address = getattr(sock, verb)()
+        except (OSError, AttributeError):
+            address = None
+        texts.append(_address_text(address))
+    return texts[0], texts[1]
+
+
+def _address_text(address: Any) -> str:
+    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):
+        return ""
+    host = address[0].partition("%")[0]
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
+
+
+def _set_tcp_options(raw: _socket.socket, config: Config) -> None:
+    """No Nagle delay; the kernel's own checks, so that a host that is gone is noticed even while nothing is sent."""
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    dead_after = max(4, round(config.dead_host_timeout))
+    wanted = {
+        "TCP_KEEPIDLE": dead_after // 2,
+        "TCP_KEEPALIVE": dead_after // 2,  # the name on macOS
+        "TCP_KEEPINTVL": max(1, dead_after // 4),
+        "TCP_KEEPCNT": 2,
+        # Not dead_host_timeout: Linux also counts the time for which a live host with a busy process keeps its receive window shut.
+        # A host that acknowledges nothing is found earlier, by unanswered_for().
+        "TCP_USER_TIMEOUT": round(max(config.keepalive_timeout, config.dead_host_timeout) * 1000),
+    }
+    for name, value in wanted.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, option, value)

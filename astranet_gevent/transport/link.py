@@ -1,0 +1,577 @@
+"""Link: one connection to a peer node; a reader greenlet, a writer greenlet, a table of streams.
+
+Rules for editing: the reader never waits for anything but its Conn, and nothing that it calls may switch greenlets: whoever got data is
+noted and woken afterwards from the hub, all together. Writing is a callback that sends what is queued without waiting; only what the Conn
+does not take at once is left to the writer greenlet. ``end()`` may be called from anywhere, twice, and with any greenlet waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from _thread import get_ident
+from collections import OrderedDict
+from typing import Any, Final, Protocol
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Hub
+
+from ..address import format_node_id
+from ..config import Config
+from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError
+from ..protocol.frame import Command, Frame, FrameBuffer, encode_frame
+from ..protocol.handshake import ORIGINAL
+from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeoutError, TimerEvent
+from ..protocol.stream import OPEN, SENT_FIN
+from ..protocol.window import INITIAL_WINDOW, WindowBudget
+from .conn import Buffer, Conn
+from .path import Path, ResetCode, encode_reset
+from .send_queue import SendQueue
+from .stream import Stream
+
+__all__ = ["Link", "LinkOwner"]
+
+log = logging.getLogger("astranet_gevent")
+
+# While woken readers are still being run, send as soon as this much waits: the other process then works at the same time. Measured on
+# loopback: twice the echoes per second with 1000 streams.
+_EARLY_FLUSH: Final = 4096
+
+# Dials cancelled before a node of the original answered; more than these and the oldest is forgotten, and its late SYN ignored.
+_MAX_CANCELLED: Final = 1024
+
+# Batches sent in one go before other greenlets get their turn.
+_BATCHES_PER_FLUSH: Final = 4
+
+# Window granted beyond the initial one by all links of this process.
+PROCESS_BUDGET: Final = WindowBudget()
+
+_LINK_FRAMES: Final = frozenset((Command.HANDSHAKE, Command.PING, Command.PONG, Command.GOODBYE))
+
+_STREAM_FRAMES: Final = {
+    Command.REWIND: Stream.receive_rewind,
+    Command.WND_SIZE: Stream.receive_wnd_size,
+    Command.BLOCKED: Stream.receive_blocked,
+    Command.FIN2: Stream.receive_fin2,
+    Command.FIN1: Stream.receive_fin1,
+    Command.FORCE_CLOSED: Stream.receive_force_closed,
+}
+
+
+class LinkOwner(Protocol):
+    """What a link asks of its node. None of these may wait."""
+
+    node_id: int
+    config: Config
+
+    def link_ready(self, link: Link) -> None:
+        """The handshake is done. May end the link."""
+        ...
+
+    def link_drained(self, link: Link) -> None:
+        """The link takes no more streams."""
+        ...
+
+    def link_ended(self, link: Link) -> None:
+        """The link is gone; its streams have been broken."""
+        ...
+
+    def receive(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
+        """A frame for this node that belongs to no stream. Raises RemoteProtocolError to end the link."""
+        ...
+
+    def relay(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
+        """A frame for another node."""
+        ...
+
+
+class Link:
+    """One connection to a peer node. Made by ``attach()``, ``join()`` and ``listen()``."""
+
+    def __init__(self, owner: LinkOwner, conn: Conn, hub: Hub, *, loopback: bool = False) -> None:
+        self.hub = hub
+        self.thread = get_ident()
+        self.forked = False
+        self.loopback = loopback
+        self.core = LinkCore(owner.config, owner.node_id, time.monotonic())
+        self.queue = SendQueue(owner.config.queue_bytes)
+        self.streams: dict[bytes, Stream] = {}
+        # Streams of ours whose SYN has not come, by port: an acceptor may answer from another port than the one dialled.
+        self.dialing: dict[int, Stream] = {}
+        self.paths: dict[int, Path] = {}
+        # Senders that wait for room in the queue, in the order in which they came.
+        self.blocked: dict[Stream, None] = {}
+        self.flush_scheduled = False
+        self.error: Exception | None = None
+        self.ended = Event()
+        # Set by the next bytes that arrive, when somebody wants to know whether the peer still lives.
+        self.heard: Event | None = None
+        self._owner = owner
+        self._conn = conn
+        self._own_id = owner.node_id.to_bytes(8, "big")
+        self._buffer = FrameBuffer(owner.config.frame_size)
+        self._cancelled: OrderedDict[int, Path] = OrderedDict()
+        self._budget = WindowBudget()
+        self._ready = Event()
+        self._flushed = Event()
+        self._flushed.set()
+        # What the Conn did not take; the writer greenlet is at work on it while ``_writing``.
+        self._leftover: list[Buffer] = []
+        self._writing = False
+        self._writer_parked = False
+        self._readable: list[Stream] = []
+        self._writable: list[Stream] = []
+        self._run_scheduled = False
+        self._greenlets = 2
+        self._timer: Any = hub.loop.timer(0)
+        self.queue.push_control(self.core.handshake_frame(conn.remote_address))
+        self._writer = gevent.spawn(self._write_loop)
+        self._reader = gevent.spawn(self._read_loop)
+        self.schedule_flush()
+        self._arm_timer()
+
+    # -- public ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> int:
+        """The peer's node id; 0 until its handshake."""
+        return self.core.peer_id
+
+    @property
+    def state(self) -> str:
+        """ "handshake", "ready", "draining" or "closed"."""
+        return self.core.state.name.lower()
+
+    @property
+    def is_own_kind(self) -> bool:
+        """Whether the peer is a node of this library."""
+        return self.core.capabilities.own_kind
+
+    @property
+    def stream_count(self) -> int:
+        """Streams that the link carries."""
+        return len(self.streams)
+
+    @property
+    def remote_address(self) -> str:
+        """The peer's address, ``""`` where there is none."""
+        return self._conn.remote_address
+
+    @property
+    def local_address(self) -> str:
+        """Our own end's address, ``""`` where there is none."""
+        return self._conn.local_address
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait for the handshake. Raises PeeringTimeout, or what ended the link (LinkLostError, RemoteProtocolError)."""
+        self._ready.wait(timeout)
+        if self.ended.is_set():
+            if isinstance(self.error, AstraNetError):
+                raise self.error
+            raise LinkLostError(f"link to {self._peer_text()}: {self.error or 'closed'}") from self.error
+        if not self._ready.is_set():
+            raise PeeringTimeout(f"no handshake from {self.remote_address or 'the peer'} within {timeout} s")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the link's end; whether it has ended."""
+        return bool(self.ended.wait(timeout))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Send what is queued, at most ``timeout`` seconds, then end the link; its streams are reset."""
+        if not self.forked and self.core.state is not LinkState.CLOSED:
+            if timeout > 0 and gevent.getcurrent() is not self.hub:
+                self._flushed.wait(timeout)
+            self.end(None)
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    def _read_loop(self) -> None:
+        error: Exception | None = None
+        try:
+            while True:
+                count = self._conn.recv_into(self._buffer.writable())
+                if not count or self.core.state is LinkState.CLOSED:
+                    break
+                self._receive(self._buffer.decode(count))
+                self.core.note_received(time.monotonic(), self._buffer.pending > 0)
+                if self.heard is not None:
+                    self.heard.set()
+                if self._buffer.error is not None:
+                    raise self._buffer.error
+        except (OSError, AstraNetError) as caught:
+            error = caught
+        finally:
+            self.end(error)
+            self._greenlet_done()
+
+    def _receive(self, frames: list[Frame]) -> None:
+        """Handle frames: DATA here, other frames of streams by table, the rest by the node."""
+        find = self.streams.get
+        readable = self._readable
+        handlers = _STREAM_FRAMES
+        for command, key, payload in frames:
+            stream = find(key)
+            if stream is None:
+                self._receive_other(command, key, payload)
+            elif command == Command.DATA:
+                state = stream.state
+                if state is OPEN or state is SENT_FIN:
+                    if not stream.receive(payload):
+                        stream.fail(ResetCode.OVERRUN, f"{len(payload)} bytes of data with {stream.receive_left} bytes of window left")
+                    elif stream.recv_waiter is not None:
+                        readable.append(stream)
+                    elif stream._observer is not None:
+                        stream._observer.on_readable()
+            elif command in handlers:
+                handlers[command](stream, payload)
+            else:
+                self._receive_other(command, key, payload)
+        if readable and not self._run_scheduled:
+            self._schedule_run()
+
+    def _receive_other(self, command: int, key: bytes, payload: bytes) -> None:
+        if command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
+            self._receive_link_frame(command, key, payload)
+        elif self.core.state is LinkState.HANDSHAKE or self.core.state is LinkState.CLOSED:
+            # As the original: what comes before the handshake is dropped.
+            return
+        elif key[:8] == self._own_id or key[:8] == bytes(8):
+            if command == Command.SYN:
+                self._receive_syn(key)
+            else:
+                self._owner.receive(self, command, key, payload)
+        else:
+            self._owner.relay(self, command, key, payload)
+
+    def _receive_link_frame(self, command: int, key: bytes, payload: bytes) -> None:
+        core = self.core
+        if command == Command.PING:
+            self.send_control(PONG)
+        elif command == Command.HANDSHAKE:
+            handshake = core.receive_handshake(key, payload)
+            if handshake is not None:
+                self.paths[core.peer_id] = path = Path(self, core.peer_id, handshake.capabilities)
+                path.greeted = True
+                self._ready.set()
+                self._arm_timer()
+                self._owner.link_ready(self)
+        elif command == Command.GOODBYE and core.state is not LinkState.HANDSHAKE:
+            was_draining = core.state is LinkState.DRAINING
+            if core.receive_goodbye():
+                self.send_control(GOODBYE)
+            if not was_draining:
+                self._owner.link_drained(self)
+            self._end_if_drained()
+
+    def _receive_syn(self, key: bytes) -> None:
+        """A SYN for a stream of ours, from the port that we dialled or from another one."""
+        port = int.from_bytes(key[16:20], "big")
+        stream = self.dialing.pop(port, None)
+        if stream is not None:
+            if key[8:16] != stream.key[8:16]:
+                # Another node than the one dialled: not an answer to this dial.
+                self.dialing[port] = stream
+                return
+            if key != stream.key:
+                del self.streams[stream.key]
+                stream.key = key
+                self.streams[key] = stream
+            stream.receive_syn()
+        elif key in self.streams:
+            return
+        elif port in self._cancelled:
+            # A dial that was given up: the original knows of no way to say so before its SYN.
+            path = self._cancelled.pop(port)
+            back = key[8:16] + key[:8] + key[20:] + key[16:20]
+            self.send_control(encode_frame(Command.ACK, back))
+            self.queue.push_small(path.reset_frames(back, ResetCode.CANCELLED, "the dial was given up"))
+
+    # -- waking ----------------------------------------------------------------------------------------------------------------
+
+    def wake_later(self, stream: Stream, receiver: bool, sender: bool) -> None:
+        """Wake who waits in a stream, from the hub."""
+        if receiver and stream.recv_waiter is not None:
+            self._readable.append(stream)
+        if sender and stream.send_waiter is not None:
+            self._writable.append(stream)
+        if not self._run_scheduled and (self._readable or self._writable):
+            self._schedule_run()
+
+    def _schedule_run(self) -> None:
+        self._run_scheduled = True
+        self.hub.loop.run_callback(self._run_woken)
+
+    def _run_woken(self) -> None:
+        """Switch to everybody who was noted, one after the other; send early what they wrote."""
+        self._run_scheduled = False
+        readable, self._readable = self._readable, []
+        writable, self._writable = self._writable, []
+        queue = self.queue
+        for stream in readable:
+            waiter = stream.recv_waiter
+            if waiter is not None:
+                stream.recv_waiter = None
+                self._switch_to(waiter)
+                if queue.small_bytes > _EARLY_FLUSH and not self._writing:
+                    self._flush_once()
+        for stream in writable:
+            waiter = stream.send_waiter
+            if waiter is not None:
+                stream.send_waiter = None
+                self._switch_to(waiter)
+
+    def _switch_to(self, waiter: Any) -> None:
+        try:
+            waiter.switch()
+        except BaseException:  # noqa: BLE001 - the code of others, and the hub decides what ends the process
+            # A raw greenlet that dies hands its exception to us; the others must be woken all the same.
+            self.hub.handle_error(waiter, *sys.exc_info())
+
+    def _wake_blocked(self) -> None:
+        """Let senders that wait for room fill the queue again, one at a time."""
+        queue = self.queue
+        for _ in range(len(self.blocked)):
+            if not (queue.turn_room and queue.small_room) or not self.blocked:
+                return
+            stream = next(iter(self.blocked))
+            del self.blocked[stream]
+            waiter, stream.send_waiter = stream.send_waiter, None
+            if waiter is not None:
+                self._switch_to(waiter)
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def send_control(self, frame: bytes) -> None:
+        """Queue a control frame. A peer that makes us queue more than ``control_frames`` of them loses its link."""
+        queue = self.queue
+        queue.push_control(frame)
+        if queue.control_count > self._owner.config.control_frames:
+            self.end(
+                RemoteProtocolError(
+                    f"{queue.control_count} control frames wait for a peer that does not read them "
+                    f"(control_frames {self._owner.config.control_frames})"
+                )
+            )
+        elif not self.flush_scheduled:
+            self.schedule_flush()
+
+    def schedule_flush(self) -> None:
+        """Have the queue sent when the greenlets that run now have run."""
+        self.flush_scheduled = True
+        self._flushed.clear()
+        self.hub.loop.run_callback(self._flush)
+
+    def _flush(self) -> None:
+        self.flush_scheduled = False
+        for _ in range(_BATCHES_PER_FLUSH):
+            if self._writing or not self.queue:
+                break
+            self._flush_once()
+        if self.blocked:
+            self._wake_blocked()
+        if self.queue and not self._writing:
+            if not self.flush_scheduled:
+                self.schedule_flush()
+        elif not self._writing and not self.flush_scheduled:
+            self._flushed.set()
+            if self.core.state is LinkState.DRAINING:
+                self._end_if_drained()
+
+    def _flush_once(self) -> None:
+        """Hand one batch to the Conn; the writer greenlet gets what it does not take at once."""
+        if self.core.state is LinkState.CLOSED:
+            self.queue.clear()
+            return
+        try:
+            leftover = self._conn.try_send(self.queue.take())
+        except OSError as error:
+            self.end(error)
+            return
+        if leftover:
+            self._leftover = list(leftover)
+            self._writing = True
+            if self._writer_parked:
+                self._writer_parked = False
+                self.hub.loop.run_callback(self._writer.switch)
+        else:
+            self.core.note_sent(time.monotonic())
+
+    def _write_loop(self) -> None:
+        """Wait with what could not be sent at once, then with all that has come since."""
+        error: Exception | None = None
+        try:
+            while self.core.state is not LinkState.CLOSED:
+                if not self._writing:
+                    self._writer_parked = True
+                    self.hub.switch()
+                    self._writer_parked = False
+                    continue
+                leftover, self._leftover = self._leftover, []
+                self._conn.send_all(leftover)
+                self.core.note_sent(time.monotonic())
+                self._writing = False
+                if not self.flush_scheduled:
+                    self.schedule_flush()
+        except OSError as caught:
+            error = caught
+        finally:
+            self._writing = False
+            self.end(error)
+            self._greenlet_done()
+
+    # -- timer -----------------------------------------------------------------------------------------------------------------
+
+    def _arm_timer(self) -> None:
+        deadline = self.core.next_deadline()
+        if deadline is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = self.hub.loop.timer(max(0.001, deadline - time.monotonic()))
+            self._timer.start(self._on_timer)
+
+    def _on_timer(self) -> None:
+        try:
+            if self.core.handle_timer(time.monotonic()) is TimerEvent.PING:
+                self.send_control(PING)
+            silent = self._conn.unanswered_for()
+            limit = self._owner.config.dead_host_timeout
+            if silent > limit:
+                raise LinkTimeoutError(f"the peer's host has acknowledged nothing for {silent:.0f} s (dead_host_timeout {limit:g})")
+        except RemoteProtocolError as error:
+            self.end(error)
+        else:
+            self._arm_timer()
+
+    # -- streams ---------------------------------------------------------------------------------------------------------------
+
+    def path_to(self, node_id: int) -> Path | None:
+        """The path to a node over this link, made when it is new; None beyond ``paths_per_link``."""
+        path = self.paths.get(node_id)
+        if path is None:
+            if len(self.paths) >= self._owner.config.paths_per_link and not self._drop_unused_path():
+                return None
+            path = self.paths[node_id] = Path(self, node_id, ORIGINAL)
+        return path
+
+    def _drop_unused_path(self) -> bool:
+        unused = next((key for key, path in self.paths.items() if not path.stream_count and key != self.peer_id), None)
+        if unused is None:
+            return False
+        del self.paths[unused]
+        return True
+
+    def add(self, stream: Stream) -> None:
+        """Enter a stream in the table."""
+        self.streams[stream.key] = stream
+        stream._path.stream_count += 1
+
+    def forget(self, stream: Stream) -> None:
+        """Take a stream out of the table; nothing if it is not in it."""
+        if self.streams.get(stream.key) is not stream:
+            return
+        del self.streams[stream.key]
+        if self.dialing:
+            self.dialing.pop(int.from_bytes(stream.key[16:20], "big"), None)
+        path = stream._path
+        path.stream_count -= 1
+        granted = stream.receive_window - INITIAL_WINDOW
+        if granted:
+            self._budget.give(granted)
+            PROCESS_BUDGET.give(granted)
+        if self.core.state is LinkState.DRAINING:
+            self._end_if_drained()
+
+    def cancel_dial(self, stream: Stream, back: bytes) -> None:
+        """Tell the far node that a dial is given up, now or when its SYN comes."""
+        path = stream._path
+        if self.core.state is LinkState.CLOSED:
+            return
+        if path.capabilities.reset:
+            self.queue.push_small(encode_reset(back, ResetCode.CANCELLED, "the dial was given up"))
+            if not self.flush_scheduled:
+                self.schedule_flush()
+        else:
+            self._cancelled[int.from_bytes(stream.key[16:20], "big")] = path
+            if len(self._cancelled) > _MAX_CANCELLED:
+                self._cancelled.popitem(last=False)
+
+    def break_streams(self, node_id: int, error: Exception) -> None:
+        """Break every stream with a node: the way to it is gone."""
+        path = self.paths.get(node_id)
+        if path is None or not path.stream_count:
+            return
+        raw_id = node_id.to_bytes(8, "big")
+        for stream in [stream for key, stream in self.streams.items() if key[8:16] == raw_id]:
+            stream.break_off(error)
+
+    def grow_window(self, stream: Stream) -> int:
+        """Bytes by which a stream's receive window may grow now, taken from the budgets; 0 when they are used up."""
+        config = self._owner.config
+        growth = stream.grow(config.max_window)
+        if not growth or not self._budget.take(growth, config.link_window_budget):
+            return 0
+        if not PROCESS_BUDGET.take(growth, config.process_window_budget):
+            self._budget.give(growth)
+            return 0
+        return growth
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def say_goodbye(self) -> None:
+        """Take no more streams, and end once the last one has."""
+        if self.core.start_goodbye():
+            self.send_control(GOODBYE)
+            self._owner.link_drained(self)
+
+    def _end_if_drained(self) -> None:
+        core = self.core
+        if not (core.goodbye_sent and core.goodbye_received) or self.streams or core.state is not LinkState.DRAINING:
+            return
+        # What is still queued calls again when it is sent.
+        if not self.queue and not self._writing:
+            self.end(None)
+
+    def end(self, error: Exception | None) -> None:
+        """End the link now: break its streams, wake everybody, free the descriptor once both greenlets are out."""
+        if not self.core.close():
+            return
+        self.error = error
+        if isinstance(error, RemoteProtocolError):
+            log.warning("link to %s (%s) ended: %s", format_node_id(self.peer_id), self.remote_address, error)
+        lost = LinkLostError(f"link to {self._peer_text()} lost: {error}" if error is not None else f"link to {self._peer_text()} closed")
+        lost.__cause__ = error
+        self._timer.stop()
+        self._timer.close()
+        for stream in list(self.streams.values()):
+            stream.break_off(lost)
+        self.queue.clear()
+        self._leftover = []
+        self.blocked.clear()
+        self._flushed.set()
+        self._conn.shutdown()
+        self._ready.set()
+        self.ended.set()
+        self._owner.link_ended(self)
+        if self._writer_parked:
+            self._writer_parked = False
+            self.hub.loop.run_callback(self._writer.switch)
+
+    def _peer_text(self) -> str:
+        return f"node {format_node_id(self.peer_id)}" if self.peer_id else self.remote_address or "the peer"
+
+    def _greenlet_done(self) -> None:
+        self._greenlets -= 1
+        if not self._greenlets:
+            self._conn.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: everything raises ForkedError from now on; the parent's connection is left alone."""
+        self.forked = True
+        self._timer.stop()
+        # Runs in the child's loop once gevent has made it anew, before anything is read: until then the parent's poll set is shared.
+        self.hub.loop.run_callback(self._conn.close)
+
+    def __repr__(self) -> str:
+        return f"<Link {self.state} to {self._peer_text()}: {self.stream_count} streams>"

@@ -1,0 +1,175 @@
+"""Relaying: frames of one peer that are meant for another, passed on as they are.
+
+A relay keeps no state of streams, only of pairs: (destination, source) and what waits for the destination's link. Bounds: a pair may have
+``relay_bytes`` waiting; the sender is asked to pause (PAUSE) at a sixteenth of that and told to go on (RESUME) at half of it, so only a
+sender that does not know PAUSE can pass the bound, and then the stream whose frame it was is reset at both ends. Frames that cannot go
+anywhere are answered with RESET, as the original answers for a host that has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from ..address import format_node_id
+from ..config import Config
+from ..protocol.frame import Command, address_key, encode_frame, reverse_key
+from .link import Link
+from .path import ResetCode, encode_reset
+from .send_queue import SMALL_FRAME, TurnSource
+
+__all__ = ["Relay", "RelayPair", "encode_unreachable"]
+
+log = logging.getLogger("astranet_gevent")
+
+# What the original writes before data, and what of ours has to keep its place among those.
+_PRIORITY: Final = frozenset(
+    (
+        Command.SYN,
+        Command.ACK,
+        Command.SYN_ACK,
+        Command.REWIND,
+        Command.DIAL,
+        Command.HANDSHAKE,
+        Command.RESET,
+        Command.WND_SIZE,
+        Command.BLOCKED,
+        Command.HELLO,
+        Command.PAUSE,
+        Command.RESUME,
+    )
+)
+
+# Part of relay_bytes at which the sender is asked to pause.
+_PAUSE_SHARE: Final = 16
+
+
+def encode_unreachable(node_id: int, addressee: int) -> bytes:
+    """A RESET frame: ``node_id`` cannot be reached from here."""
+    return encode_frame(Command.RESET, address_key(addressee, node_id, 0, 0))
+
+
+class RelayPair(TurnSource):
+    """Frames from one node to another that wait in the destination's link."""
+
+    __slots__ = ("_pause_at", "overrun", "paused", "source", "target")
+
+    def __init__(self, source: Link, target: Link, pause_at: int) -> None:
+        super().__init__()
+        self.source = source
+        self.target = target
+        self.paused = False
+        # Keys of streams that were reset because the pair was full, until it has drained.
+        self.overrun: set[bytes] = set()
+        self._pause_at = pause_at
+
+    def on_queued(self) -> None:
+        """Ask the sender to pause when enough waits."""
+        if self.size >= self._pause_at and not self.paused and self.source.core.capabilities.pause:
+            self.paused = True
+            self._tell(Command.PAUSE)
+
+    def on_sent(self, size: int) -> None:
+        """Let the sender go on when half of that is gone."""
+        if not self.size:
+            self.overrun.clear()
+        if self.paused and self.size <= self._pause_at // 2:
+            self.paused = False
+            self._tell(Command.RESUME)
+
+    def _tell(self, command: int) -> None:
+        key = address_key(self.source.peer_id, self.target.peer_id, 0, 0)
+        self.source.send_control(encode_frame(command, key))
+
+
+class Relay:
+    """The relay of one node. ``find_link(node_id)`` returns the link to a direct peer, or None."""
+
+    def __init__(self, config: Config, find_link: Callable[[int], Link | None]) -> None:
+        self.frames = 0
+        self.refused = 0
+        self._config = config
+        self._find_link = find_link
+        # By the link that the frames come from, then by the first 16 bytes of their key: destination and source.
+        self._pairs: dict[Link, dict[bytes, RelayPair]] = {}
+
+    def forward(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
+        """Pass a frame on, or answer that it cannot be."""
+        pairs = self._pairs.get(link)
+        pair = pairs.get(key[:16]) if pairs is not None else None
+        if pair is None:
+            pair = self._open_pair(link, command, key)
+            if pair is None:
+                return
+        self.frames += 1
+        target = pair.target
+        frame = encode_frame(command, key, payload)
+        if command in _PRIORITY:
+            target.send_control(frame)
+            return
+        if not pair.pending and len(frame) <= SMALL_FRAME and target.queue.small_room:
+            target.queue.push_small(frame)
+        elif self._has_room(pair, len(frame)):
+            target.queue.push_turn(pair, (frame,))
+            pair.on_queued()
+        else:
+            self._reset_stream(pair, key)
+            return
+        if not target.flush_scheduled:
+            target.schedule_flush()
+
+    def _has_room(self, pair: RelayPair, size: int) -> bool:
+        config = self._config
+        return pair.size + size <= config.relay_bytes and pair.target.queue.turn_bytes + size <= config.relay_link_bytes
+
+    def _open_pair(self, link: Link, command: int, key: bytes) -> RelayPair | None:
+        source_id = int.from_bytes(key[8:16], "big")
+        target_id = int.from_bytes(key[:8], "big")
+        target = self._find_link(target_id)
+        if source_id != link.peer_id:
+            # Only a node itself may speak for itself here: one hop is all that the wire knows.
+            log.warning("frame from %s claims to come from %s: refused", format_node_id(link.peer_id), format_node_id(source_id))
+        elif target is not None and target is not link:
+            return self._add_pair(link, target, key[:16])
+        self.refused += 1
+        if command != Command.RESET:
+            link.send_control(encode_unreachable(target_id, source_id))
+        return None
+
+    def _add_pair(self, link: Link, target: Link, pair_key: bytes) -> RelayPair:
+        pairs = self._pairs.setdefault(link, {})
+        if len(pairs) >= self._config.paths_per_link:
+            # The oldest one with nothing waiting: it is made anew when it is needed.
+            idle = next((old for old, pair in pairs.items() if not pair.pending and not pair.paused), None)
+            if idle is not None:
+                del pairs[idle]
+        pair = pairs[pair_key] = RelayPair(link, target, self._config.relay_bytes // _PAUSE_SHARE)
+        return pair
+
+    def _reset_stream(self, pair: RelayPair, key: bytes) -> None:
+        """The pair is full: end the stream whose frame does not fit, at both ends."""
+        if key in pair.overrun:
+            return
+        pair.overrun.add(key)
+        reason = f"the relay holds {pair.size} bytes for this pair (relay_bytes {self._config.relay_bytes})"
+        log.warning("stream from %s reset: %s", format_node_id(pair.source.peer_id), reason)
+        for link, frame_key in ((pair.source, reverse_key(key)), (pair.target, key)):
+            link.send_control(encode_reset(frame_key, ResetCode.RELAY, reason))
+            if not link.is_own_kind:
+                link.send_control(encode_frame(Command.FIN2, frame_key) + encode_frame(Command.FIN1, frame_key))
+
+    def link_ended(self, link: Link) -> None:
+        """Tell everybody who talked with that peer through us that it is gone."""
+        gone = link.peer_id
+        told: set[Link] = set()
+        for pair in list(self._pairs.pop(link, {}).values()):
+            pair.target.queue.remove(pair)
+            told.add(pair.target)
+        for source, pairs in self._pairs.items():
+            for pair_key, pair in list(pairs.items()):
+                if pair.target is link:
+                    del pairs[pair_key]
+                    told.add(source)
+        for other in told - {link}:
+            other.send_control(encode_unreachable(gone, other.peer_id))

@@ -1,0 +1,143 @@
+"""What waits to be written on one link: the control lane first, then small data frames, then large ones, each source in turn.
+
+Small data frames go in the order in which they came; large ones wait with their source (a stream, or a relayed pair), and the sources
+take turns of 16 KiB or one frame. A source that has something waiting adds small frames behind it, so the order within a source always
+holds. Every batch carries all small frames and at least one turn: neither kind starves the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from .conn import Buffer
+
+__all__ = ["SMALL_FRAME", "SendQueue", "TurnSource"]
+
+# Data frames up to this size travel in the shared lane. 16 KiB takes 0.2 ms at 100 MB/s; copying it costs 1 us.
+SMALL_FRAME: Final = 16 * 1024
+
+# One turn. Sources with frames of 64 KiB take one of them.
+_TURN_BYTES: Final = 16 * 1024
+
+# Bytes of turns per batch: a system call per 256 KiB costs 1 % of the time that sending them takes.
+_BATCH_BYTES: Final = 256 * 1024
+
+Parts = tuple[Buffer, ...]
+
+
+class TurnSource:
+    """Frames of one stream or pair that wait for their turn. The owner bounds them before it adds."""
+
+    __slots__ = ("pending", "size")
+
+    def __init__(self) -> None:
+        self.pending: deque[Parts] = deque()
+        self.size = 0
+
+    def on_sent(self, size: int) -> None:
+        """``size`` bytes have left the queue."""
+
+
+class SendQueue:
+    """The queue of one link. Bounded by its users: control frames by a count, data by ``small_room`` and ``turn_room``."""
+
+    __slots__ = ("_control", "_limit", "_small", "_turns", "small_bytes", "turn_bytes")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._control: list[bytes] = []
+        self._small: list[bytes] = []
+        self._turns: deque[TurnSource] = deque()
+        self.small_bytes = 0
+        self.turn_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._control or self._small or self._turns)
+
+    @property
+    def control_count(self) -> int:
+        """Control frames waiting."""
+        return len(self._control)
+
+    @property
+    def small_room(self) -> bool:
+        """Whether another small frame is welcome."""
+        return self.small_bytes < self._limit
+
+    @property
+    def turn_room(self) -> bool:
+        """Whether another large frame is welcome."""
+        return self.turn_bytes < self._limit
+
+    @property
+    def size(self) -> int:
+        """Bytes of data waiting."""
+        return self.small_bytes + self.turn_bytes
+
+    def push_control(self, frame: bytes) -> None:
+        """Queue a control frame."""
+        self._control.append(frame)
+
+    def push_small(self, frame: bytes) -> None:
+        """Queue a small data frame of a source that has nothing waiting."""
+        self._small.append(frame)
+        self.small_bytes += len(frame)
+
+    def push_turn(self, source: TurnSource, parts: Parts) -> None:
+        """Queue a frame behind what its source has waiting."""
+        if not source.pending:
+            self._turns.append(source)
+        source.pending.append(parts)
+        size = sum(map(len, parts))
+        source.size += size
+        self.turn_bytes += size
+
+    def remove(self, source: TurnSource) -> None:
+        """Forget what a source has waiting."""
+        if source.pending:
+            self._turns.remove(source)
+            self.turn_bytes -= source.size
+            source.pending.clear()
+            source.size = 0
+
+    def take(self) -> list[Buffer]:
+        """The next batch, removed from the queue."""
+        batch: list[Buffer] = []
+        if self._control:
+            batch, self._control = self._control, batch  # type: ignore[assignment]
+        if self._small:
+            batch += self._small
+            self._small = []
+            self.small_bytes = 0
+        if self._turns:
+            self._take_turns(batch)
+        return batch
+
+    def _take_turns(self, batch: list[Buffer]) -> None:
+        turns = self._turns
+        left = _BATCH_BYTES
+        while turns and left > 0:
+            source = turns.popleft()
+            pending = source.pending
+            size = 0
+            while pending and size < _TURN_BYTES:
+                parts = pending.popleft()
+                size += sum(map(len, parts))
+                batch += parts
+            source.size -= size
+            self.turn_bytes -= size
+            left -= size
+            if pending:
+                turns.append(source)
+            source.on_sent(size)
+
+    def clear(self) -> None:
+        """Forget everything: the link has ended."""
+        for source in self._turns:
+            source.pending.clear()
+            source.size = 0
+        self._turns.clear()
+        self._control = []
+        self._small = []
+        self.small_bytes = self.turn_bytes = 0

@@ -1,0 +1,762 @@
+"""Stream: one byte stream over a link, shaped like ``gevent.socket.socket``.
+
+Rules for editing: whoever waits is a greenlet in a slot (``recv_waiter``, ``send_waiter``), woken from the hub by switching to it; it may
+be woken for nothing, so every wait is a loop over the condition. ``gevent.Timeout`` and ``kill()`` strike only inside ``_wait``: before
+and after it the state must be right. A frame is queued whole, and the window is charged in the same step.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import time
+from _thread import get_ident
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from gevent import getcurrent
+
+from ..errors import (
+    AstraNetError,
+    ConcurrentUseError,
+    DialRefusedError,
+    ForkedError,
+    LimitError,
+    StreamBrokenPipeError,
+    StreamClosedError,
+    StreamNotConnectedError,
+    StreamResetError,
+    StreamTimeout,
+    StreamWouldBlockError,
+    WrongThreadError,
+)
+from ..protocol.frame import MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
+from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
+from .path import MAX_REASON, Path, ResetCode
+from .send_queue import SMALL_FRAME, TurnSource
+from .stream_io import StreamIO, open_file
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["Observer", "Stream"]
+
+CLOSED: Final = StreamState.CLOSED
+
+_EXPIRED: Final = object()
+
+_MSG_PEEK: Final = int(socket.MSG_PEEK)
+_MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
+
+_DATA_COMMAND: Final = bytes((Command.DATA,))
+
+# Bits of Stream._flags.
+_READ_SHUT: Final = 1  # shutdown(SHUT_RD)
+_BLOCKED_SENT: Final = 2  # the peer knows that its window holds us back
+_REPORTED: Final = 4  # the application has been told what broke the stream
+_CLOSE_WANTED: Final = 8  # close() was called while files made from the stream are open
+_WROTE_TO_NOBODY: Final = 16  # the one write after the peer's close that TCP lets pass
+
+
+class Observer(Protocol):
+    """Is told when a stream may have become readable or writable. Called in the hub: must not wait."""
+
+    def on_readable(self) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Stream(StreamCore):
+    """A connected byte stream. Made by ``dial()`` and ``accept()``; has the methods, time-outs and errors of a connected TCP socket.
+
+    One greenlet may read while another writes; a second one in the same half gets ConcurrentUseError. Bound to the thread that started its
+    node. Every byte written before ``close()`` or ``shutdown()`` reaches the peer's buffer, unless the link is lost.
+    """
+
+    __slots__ = (
+        "_flags",
+        "_head",
+        "_io_refs",
+        "_observer",
+        "_options",
+        "_path",
+        "_timeout",
+        "outgoing",
+        "recv_waiter",
+        "send_waiter",
+    )
+
+    family: Final = socket.AF_INET
+    type: Final = socket.SOCK_STREAM
+    proto: Final = socket.IPPROTO_TCP
+
+    def __init__(self, key: bytes, state: StreamState, path: Path) -> None:
+        StreamCore.__init__(self, key, state)
+        self._path = path
+        self._timeout: float | None = socket.getdefaulttimeout()
+        self._flags = 0
+        self._io_refs = 0
+        # Command, key as it goes out: made at the first send.
+        self._head: bytes | None = None
+        self._options: dict[tuple[int, int], Any] | None = None
+        self._observer: Observer | None = None
+        self.outgoing: TurnSource | None = None
+        self.recv_waiter: Any = None
+        self.send_waiter: Any = None
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Up to ``bufsize`` bytes, ``b""`` at the end. Raises StreamTimeout, StreamResetError, StreamClosedError, BlockingIOError."""
+        if bufsize <= 0:
+            if bufsize < 0:
+                raise ValueError("negative buffersize in recv")
+            return b""
+        if (not self.buffered or flags) and not self._await_data(flags):
+            return b""
+        if flags & _MSG_PEEK:
+            return self.peek(bufsize)
+        link = self._path.link
+        if link.thread != get_ident():
+            self._check_thread()
+        data = self.take(bufsize)
+        # Inlined consume(): most reads are far below half a window.
+        uncredited = self.uncredited + len(data)
+        if uncredited * 2 < self.receive_window:
+            self.uncredited = uncredited
+        else:
+            self._return_credit(len(data))
+        if self._observer is not None:
+            self._observer.on_readable()
+        return data
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Read into ``buffer``; the number of bytes, 0 at the end. Raises as ``recv``."""
+        view = memoryview(buffer).cast("B")
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
+        if nbytes:
+            if nbytes > len(view):
+                raise ValueError("buffer too small for requested bytes")
+            view = view[:nbytes]
+        if not view or ((not self.buffered or flags) and not self._await_data(flags)):
+            return 0
+        if flags & _MSG_PEEK:
+            data = self.peek(len(view))
+            view[: len(data)] = data
+            return len(data)
+        self._check_thread()
+        count = self.take_into(view)
+        self._return_credit(count)
+        if self._observer is not None:
+            self._observer.on_readable()
+        return count
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, None]:
+        """``(data, None)``, as a connected TCP socket."""
+        return self.recv(bufsize, flags), None
+
+    def recvfrom_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> tuple[int, None]:
+        """``(count, None)``, as a connected TCP socket."""
+        return self.recv_into(buffer, nbytes, flags), None
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, None]:
+        """``(data, [], 0, None)``: a stream carries no ancillary data."""
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        return self.recv(bufsize, flags), [], 0, None
+
+    def recvmsg_into(self, buffers: Iterable[WriteableBuffer], ancbufsize: int = 0, flags: int = 0) -> tuple[int, list[Any], int, None]:
+        """Fill the buffers in turn from what is there; ``(count, [], 0, None)``."""
+        if ancbufsize < 0:
+            raise ValueError("invalid ancillary data buffer length")
+        total = 0
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            count = self.recv_into(view, 0, flags) if view else 0
+            total += count
+            if count < len(view) or not self.buffered or flags & _MSG_PEEK:
+                break
+        return total, [], 0, None
+
+    def _await_data(self, flags: int = 0) -> bool:
+        """Wait for data: True when some is buffered, False at the end of the stream."""
+        self._check_thread()
+        deadline = 0.0
+        while not self.buffered:
+            if self.state in ENDED or self._flags & _READ_SHUT:
+                return False
+            if self.state is not OPEN and self.state is not SENT_FIN:
+                raise self._receive_error()
+            timeout = self._timeout
+            if timeout is not None or flags & _MSG_DONTWAIT:
+                if not timeout or flags & _MSG_DONTWAIT:
+                    raise StreamWouldBlockError
+                now = time.monotonic()
+                deadline = deadline or now + timeout
+                timeout = deadline - now
+            if self.recv_waiter is not None:
+                raise ConcurrentUseError(f"{self!r} is already read by {self.recv_waiter!r}")
+            self._wait("recv_waiter", timeout)
+        return True
+
+    def _receive_error(self) -> Exception:
+        if self.state is CLOSED:
+            return StreamClosedError()
+        if self.state is DIALING:
+            return StreamNotConnectedError()
+        self._flags |= _REPORTED
+        return self._error_copy()
+
+    def _error_copy(self) -> Exception:
+        # A new object each time: one that is raised twice drags its first traceback along.
+        error = self.error
+        return type(error)(error.strerror) if isinstance(error, OSError) else StreamResetError()
+
+    def _return_credit(self, count: int) -> None:
+        credit = self.consume(count)
+        if not credit or self.state not in (OPEN, SENT_FIN):
+            return
+        link = self._path.link
+        key = reverse_key(self.key)
+        if self.sender_blocked:
+            growth = link.grow_window(self)
+            if growth:
+                link.send_control(encode_frame(Command.WND_SIZE, key, encode_u32(self.enlarge(growth))))
+        link.send_control(encode_frame(Command.REWIND, key, encode_u32(credit)))
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def send(self, data: ReadableBuffer, flags: int = 0) -> int:
+        """Queue some of ``data``; the number of bytes. Waits only while nothing can be queued. Raises as a TCP socket's ``send``."""
+        view = data if type(data) is bytes else memoryview(data).cast("B")
+        if not view:
+            self._check_sendable()
+            return 0
+        deadline = 0.0
+        while True:
+            sent = self._push(view)
+            if sent:
+                return sent
+            deadline = self._await_room(deadline, flags)
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Queue all of ``data``; on an error an unknown part of it. The timeout is for the whole call."""
+        view = data if type(data) is bytes else memoryview(data).cast("B")
+        left = len(view)
+        if not left:
+            self._check_sendable()
+            return
+        sent = self._push(view)
+        if sent == left:
+            return
+        self._send_rest(data, sent, flags)
+
+    def _send_rest(self, data: ReadableBuffer, sent: int, flags: int) -> None:
+        # Slices of bytes are memoryviews that keep the object alive and are sent without a copy.
+        view = memoryview(data).cast("B")[sent:]
+        deadline = 0.0
+        while view:
+            sent = self._push(view)
+            if sent:
+                view = view[sent:]
+            else:
+                deadline = self._await_room(deadline, flags)
+
+    def sendmsg(self, buffers: Iterable[ReadableBuffer], ancdata: Iterable[Any] = (), flags: int = 0, address: None = None) -> int:
+        """Queue some of the buffers' bytes in order; the number of bytes. Ancillary data is refused (EINVAL)."""
+        if list(ancdata):
+            raise OSError(errno.EINVAL, "a stream carries no ancillary data")
+        if address is not None:
+            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+        return self.send(b"".join(memoryview(buffer).cast("B") for buffer in buffers), flags)
+
+    def sendto(self, data: ReadableBuffer, *args: Any) -> int:
+        """As ``send``; an address is refused with EISCONN."""
+        if not args:
+            raise TypeError("sendto() takes 2 or 3 arguments")
+        raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a binary file from ``offset``, ``count`` bytes of it or all; the number of bytes sent."""
+        if "b" not in getattr(file, "mode", "b"):
+            raise ValueError("file should be opened in binary mode")
+        if count is not None and count <= 0:
+            raise ValueError(f"count must be a positive integer (got {count!r})")
+        if self._timeout == 0:
+            raise ValueError("non-blocking sockets are not supported")
+        if offset:
+            file.seek(offset)
+        total = 0
+        try:
+            while count is None or total < count:
+                data = file.read(MAX_PAYLOAD if count is None else min(MAX_PAYLOAD, count - total))
+                if not data:
+                    break
+                self.sendall(data)
+                total += len(data)
+        finally:
+            if total and hasattr(file, "seek"):
+                file.seek(offset + total)
+        return total
+
+    def _push(self, data: bytes | memoryview) -> int:
+        """Queue as much of ``data`` (not empty) as fits in one frame now; 0 when the caller has to wait."""
+        path = self._path
+        link = path.link
+        if link.thread != get_ident():
+            self._check_thread()
+        if self.state is not OPEN and self.state is not GOT_FIN:
+            return self._push_in_vain(len(data))
+        size = len(data)
+        left = self.send_left
+        size = min(size, left)
+        if size <= 0 or path.paused:
+            return 0
+        queue = link.queue
+        head = self._head
+        if head is None:
+            head = self._head = _DATA_COMMAND + reverse_key(self.key)
+        if size > SMALL_FRAME or (self.outgoing is not None and self.outgoing.pending):
+            return self._push_turn(data, min(size, MAX_PAYLOAD), head)
+        if not queue.small_room:
+            return 0
+        queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+        self.send_left = left - size
+        if not link.flush_scheduled:
+            link.schedule_flush()
+        return size
+
+    def _push_turn(self, data: bytes | memoryview, size: int, head: bytes) -> int:
+        """Queue ``size`` bytes as a frame that waits for its turn; 0 when there is no room."""
+        link = self._path.link
+        if not link.queue.turn_room:
+            return 0
+        payload = memoryview(data)[:size]
+        if not payload.readonly:
+            # The caller may change its buffer as soon as send() returns.
+            payload = memoryview(bytes(payload))
+        if self.outgoing is None:
+            self.outgoing = TurnSource()
+        link.queue.push_turn(self.outgoing, (head + encode_u32(size), payload))
+        self.send_left -= size
+        if not link.flush_scheduled:
+            link.schedule_flush()
+        return size
+
+    def _push_in_vain(self, size: int) -> int:
+        self._check_sendable()
+        # PEER_GONE: as with TCP, the first write after the peer's close is taken, and the next one learns of it.
+        self._flags |= _WROTE_TO_NOBODY
+        return size
+
+    def _check_sendable(self) -> None:
+        state = self.state
+        if state is OPEN or state is GOT_FIN:
+            return
+        if state is CLOSED:
+            raise StreamClosedError
+        if state is DIALING:
+            raise StreamNotConnectedError
+        if state is RESET and not self._flags & _REPORTED:
+            self._flags |= _REPORTED
+            raise self._error_copy()
+        if state is PEER_GONE and self.error is None and not self._flags & _WROTE_TO_NOBODY:
+            return
+        raise StreamBrokenPipeError
+
+    def _await_room(self, deadline: float, flags: int) -> float:
+        """Wait until ``_push`` may succeed; the deadline, made from the timeout the first time (0.0 until then)."""
+        timeout = self._timeout
+        path = self._path
+        if self.send_left <= 0:
+            self._tell_blocked()
+        if timeout is not None or flags & _MSG_DONTWAIT:
+            if not timeout or flags & _MSG_DONTWAIT:
+                raise StreamWouldBlockError
+            now = time.monotonic()
+            deadline = deadline or now + timeout
+            timeout = deadline - now
+        if self.send_waiter is not None:
+            raise ConcurrentUseError(f"{self!r} is already written by {self.send_waiter!r}")
+        blocked = path.blocked if path.paused else path.link.blocked
+        if self.send_left > 0:
+            blocked[self] = None
+        try:
+            self._wait("send_waiter", timeout)
+        finally:
+            blocked.pop(self, None)
+        return deadline
+
+    def _tell_blocked(self) -> None:
+        path = self._path
+        if path.capabilities.window and not self._flags & _BLOCKED_SENT and self.state in LIVE:
+            self._flags |= _BLOCKED_SENT
+            path.link.send_control(encode_frame(Command.BLOCKED, reverse_key(self.key)))
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
+    def _wait(self, slot: str, timeout: float | None) -> None:
+        """Wait in a slot until woken; raises StreamTimeout after ``timeout`` seconds. The slot is empty afterwards, whatever happens."""
+        link = self._path.link
+        hub = link.hub
+        current = getcurrent()
+        if current is hub:
+            raise AstraNetError(f"{self!r}: a callback that runs in the hub must not wait")
+        timer = None
+        if timeout is not None:
+            if timeout <= 0:
+                raise StreamTimeout
+            timer = hub.loop.timer(timeout)
+            timer.start(self._expire, slot, current)
+        setattr(self, slot, current)
+        try:
+            if hub.switch() is _EXPIRED:
+                raise StreamTimeout
+        finally:
+            if getattr(self, slot) is current:
+                setattr(self, slot, None)
+            if timer is not None:
+                timer.close()
+
+    def _expire(self, slot: str, waiter: Any) -> None:
+        if getattr(self, slot) is waiter:
+            setattr(self, slot, None)
+            waiter.switch(_EXPIRED)
+
+    def wake_receiver(self) -> None:
+        """Switch to the greenlet that waits for data, if any. Called in the hub."""
+        waiter = self.recv_waiter
+        if waiter is not None:
+            self.recv_waiter = None
+            waiter.switch()
+
+    def wake_sender(self) -> None:
+        """Switch to the greenlet that waits for room or for its dial, if any. Called in the hub."""
+        waiter = self.send_waiter
+        if waiter is not None:
+            self.send_waiter = None
+            waiter.switch()
+
+    def _wake_all(self) -> None:
+        self._path.link.wake_later(self, True, True)
+        if self._observer is not None:
+            self._observer.on_readable()
+            self._observer.on_writable()
+
+    def wait_dialled(self, deadline: float) -> None:
+        """Wait until the peer has accepted; ``deadline`` is monotonic. Raises StreamTimeout, DialRefusedError or what broke the stream."""
+        while self.state is DIALING:
+            self._wait("send_waiter", deadline - time.monotonic())
+        if self.state is RESET:
+            raise self._error_copy()
+        if self.state is CLOSED:
+            raise StreamClosedError
+
+    def _check_thread(self) -> None:
+        link = self._path.link
+        if link.thread != get_ident():
+            raise WrongThreadError(f"{self!r} belongs to another thread; start a node of its own in this thread, or hand the work over")
+        if link.forked:
+            raise ForkedError("the node was started before a fork: start a new one in the child")
+
+    # -- frames of this stream -------------------------------------------------------------------------------------------------
+
+    def receive_syn(self) -> None:
+        """The acceptor has taken our dial."""
+        if self.step(Step.SYN):
+            path = self._path
+            if not path.capabilities.own_kind:
+                path.link.send_control(encode_frame(Command.ACK, reverse_key(self.key)))
+            self._wake_all()
+
+    def receive_fin2(self, payload: bytes) -> None:
+        """The peer writes no more."""
+        if self.step(Step.FIN):
+            self._after_step()
+
+    def receive_fin1(self, payload: bytes) -> None:
+        """The peer has closed."""
+        if self.step(Step.GONE):
+            self._drop_outgoing()
+            self._after_step()
+
+    def receive_rewind(self, payload: bytes) -> None:
+        """Credit."""
+        if len(payload) != 4 or not self.receive_credit(int.from_bytes(payload, "big")):
+            self.fail(ResetCode.OVERRUN, f"REWIND of {payload[:8].hex() or 'no bytes'} beyond what was sent")
+        else:
+            self._room_changed()
+
+    def receive_wnd_size(self, payload: bytes) -> None:
+        """A new size of the peer's window."""
+        if len(payload) != 4:
+            self.fail(ResetCode.OVERRUN, f"WND_SIZE with {len(payload)} bytes instead of 4")
+        else:
+            self.receive_window_size(int.from_bytes(payload, "big"))
+            self._room_changed()
+
+    def receive_blocked(self, payload: bytes) -> None:
+        """Our window holds the peer back."""
+        self.sender_blocked = True
+
+    def receive_force_closed(self, payload: bytes) -> None:
+        """The peer reset this stream, or refused it."""
+        code = int.from_bytes(payload[:4], "big") if len(payload) >= 4 else ResetCode.RESET
+        reason = payload[4 : 4 + MAX_REASON].decode("utf-8", "replace")
+        if self.state is DIALING and code in (ResetCode.REFUSED, ResetCode.LIMIT):
+            self.break_off(DialRefusedError(reason or None))
+        else:
+            self.break_off(StreamResetError(f"reset by the peer: {reason}" if reason else None))
+
+    def _room_changed(self) -> None:
+        if self.send_left > 0:
+            self._flags &= ~_BLOCKED_SENT
+            if self.send_waiter is not None:
+                self._path.link.wake_later(self, False, True)
+            if self._observer is not None:
+                self._observer.on_writable()
+
+    def _after_step(self) -> None:
+        if self.state not in LIVE:
+            self._path.link.forget(self)
+        self._wake_all()
+
+    def break_off(self, error: Exception) -> None:
+        """The stream is broken from outside: who waits wakes, what has arrived stays readable."""
+        if self.step(Step.BREAK):
+            self.error = error
+            self._drop_outgoing()
+            self._path.link.forget(self)
+            self._wake_all()
+
+    def fail(self, code: int, reason: str) -> None:
+        """The peer broke the rules of this stream: reset it at both ends."""
+        self._send_frames(self._path.reset_frames(reverse_key(self.key), code, reason))
+        self.break_off(StreamResetError(f"reset because the peer sent {reason}"))
+
+    def abort(self, reason: str = "", code: int = ResetCode.RESET) -> None:
+        """Close at once and reset the peer, whatever is unread or unsent."""
+        if self.state in LIVE and self.state is not DIALING:
+            self._drop_outgoing()
+            self._send_frames(self._path.reset_frames(reverse_key(self.key), code, reason))
+            self.step(Step.BREAK)
+            self._path.link.forget(self)
+        self._close()
+
+    # -- closing ---------------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, how: int) -> None:
+        """End one half or both, as a socket's ``shutdown``. Raises StreamNotConnectedError when there is no connection (any more)."""
+        if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._check_thread()
+        if self.state is CLOSED:
+            raise StreamClosedError
+        if self.state is DIALING or self.state is RESET:
+            raise StreamNotConnectedError
+        if how != socket.SHUT_WR:
+            self._flags |= _READ_SHUT
+        if how != socket.SHUT_RD and self.step(Step.SHUTDOWN):
+            self._send_frames(encode_frame(Command.FIN2, reverse_key(self.key)))
+            if self.state not in LIVE:
+                self._path.link.forget(self)
+        self._wake_all()
+
+    def close(self) -> None:
+        """Close. With nothing unread the peer sees the end of the stream; with unread data, or SO_LINGER 0, a reset. Waiters get EBADF."""
+        self._flags |= _CLOSE_WANTED
+        if self._io_refs <= 0:
+            self._close()
+
+    def _close(self) -> None:
+        state = self.state
+        if state is CLOSED:
+            return
+        self._check_thread_of_close()
+        self.step(Step.CLOSE)
+        link = self._path.link
+        key = reverse_key(self.key)
+        if state is DIALING:
+            link.cancel_dial(self, key)
+        elif state in LIVE and (self.buffered or self._lingers_not()):
+            self._drop_outgoing()
+            self._send_frames(self._path.reset_frames(key, ResetCode.RESET, ""))
+        elif state is GOT_FIN:
+            self._send_frames(encode_frame(Command.FIN2, key))
+        elif state in LIVE:
+            self._send_frames(self._path.close_frames(key, state is SENT_FIN))
+        self.discard()
+        link.forget(self)
+        self._wake_all()
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
+
+    def _check_thread_of_close(self) -> None:
+        # In a forked child close() must work, and must not write to the parent's link.
+        if not self._path.link.forked:
+            self._check_thread()
+
+    def detach(self) -> int:
+        """Not available: a stream has no descriptor of its own that would carry its bytes."""
+        raise OSError(errno.EOPNOTSUPP, "a stream has no descriptor to detach: read and write the stream itself")
+
+    def _lingers_not(self) -> bool:
+        option = (self._options or {}).get((socket.SOL_SOCKET, socket.SO_LINGER))
+        if not isinstance(option, (bytes, bytearray)) or len(option) < 8:
+            return False
+        on, seconds = struct.unpack_from("ii", option)
+        return bool(on) and seconds == 0
+
+    def _drop_outgoing(self) -> None:
+        if self.outgoing is not None:
+            self._path.link.queue.remove(self.outgoing)
+            self.outgoing = None
+
+    def _send_frames(self, frames: bytes) -> None:
+        """Queue frames that must not overtake this stream's data."""
+        link = self._path.link
+        if self.outgoing is not None and self.outgoing.pending:
+            link.queue.push_turn(self.outgoing, (frames,))
+        else:
+            link.queue.push_small(frames)
+        if not link.flush_scheduled:
+            link.schedule_flush()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- files -----------------------------------------------------------------------------------------------------------------
+
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """A file over the stream, with the arguments of ``open()``. The stream stays open until its files are closed too."""
+        raw = StreamIO(self, mode)
+        self._io_refs += 1
+        return open_file(raw, mode, buffering, encoding, errors, newline)
+
+    def _release_file(self) -> None:
+        self._io_refs -= 1
+        if self._io_refs <= 0 and self._flags & _CLOSE_WANTED:
+            self._close()
+
+    def _decref_socketios(self) -> None:
+        # The name by which gevent's servers and socket.SocketIO release a file.
+        self._release_file()
+
+    # -- shape of a socket -----------------------------------------------------------------------------------------------------
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for each call; None waits for ever, 0.0 does not wait."""
+        return self._timeout
+
+    def gettimeout(self) -> float | None:
+        """The timeout in seconds, None for none."""
+        return self._timeout
+
+    def settimeout(self, value: float | None) -> None:
+        """Set the timeout in seconds for calls from now on. Raises ValueError below 0."""
+        if value is not None:
+            if not isinstance(value, (int, float)):
+                value = float(value)
+            if value < 0:
+                raise ValueError("Timeout value out of range")
+            value = float(value)
+        self._timeout = value
+
+    def setblocking(self, flag: bool) -> None:
+        """``settimeout(None)`` or ``settimeout(0.0)``."""
+        self._timeout = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        """Whether calls may wait."""
+        return self._timeout != 0.0
+
+    def getpeername(self) -> tuple[int, int]:
+        """``(node_id, port)`` of the other end. Raises StreamNotConnectedError, StreamClosedError."""
+        if self.state is CLOSED:
+            raise StreamClosedError
+        if self.state is DIALING or self.state is RESET:
+            raise StreamNotConnectedError
+        _, node_id, _, port = split_key(self.key)
+        return node_id, port
+
+    def getsockname(self) -> tuple[int, int]:
+        """``(node_id, port)`` of this end. Raises StreamClosedError."""
+        if self.state is CLOSED:
+            raise StreamClosedError
+        node_id, _, port, _ = split_key(self.key)
+        return node_id, port
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
+        """What was set, or what a connected TCP socket would answer. Raises OSError(ENOPROTOOPT) for unknown options."""
+        from .options import get_option
+
+        if self.state is CLOSED:
+            raise StreamClosedError
+        return get_option(self._options or {}, level, option, buflen, self.take_error)
+
+    def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
+        """Remember an option; SO_LINGER takes effect. Raises OSError(ENOPROTOOPT) for options that TCP does not know."""
+        from .options import set_option
+
+        if self.state is CLOSED:
+            raise StreamClosedError
+        if self._options is None:
+            self._options = {}
+        set_option(self._options, level, option, value)
+
+    def take_error(self) -> int:
+        """The errno of what broke the stream, once; 0 afterwards."""
+        if self.error is None or self._flags & _REPORTED:
+            return 0
+        self._flags |= _REPORTED
+        return self.error.errno or errno.ECONNRESET if isinstance(self.error, OSError) else errno.ECONNRESET
+
+    def fileno(self) -> int:
+        """A descriptor that polls as readable while data or the end waits; -1 once closed. It carries no bytes itself."""
+        from .readiness import Readiness
+
+        if self.state is CLOSED:
+            return -1
+        self._check_thread()
+        if self._observer is None:
+            self._observer = Readiness(self)
+        return cast("Readiness", self._observer).fileno()
+
+    @property
+    def readable(self) -> bool:
+        """Whether ``recv`` would return (or raise) at once."""
+        return bool(self.buffered) or (self.state is not OPEN and self.state is not SENT_FIN and self.state is not DIALING)
+
+    @property
+    def writable(self) -> bool:
+        """Whether ``send`` would return (or raise) at once."""
+        if self.state is DIALING:
+            return False
+        return self.state not in (OPEN, GOT_FIN) or (self.send_left > 0 and not self._path.paused and self._path.link.queue.small_room)
+
+    def __repr__(self) -> str:
+        remote, local, rport, lport = split_key(self.key)
+        return f"<Stream {self.state.name} {remote:#x}:{rport} <-> {local:#x}:{lport}>"
+
+
+def limit_error(name: str, value: int) -> LimitError:
+    """The error for a limit of the configuration."""
+    return LimitError(f"{name} {value} reached: raise {name} in the Config, or close streams")

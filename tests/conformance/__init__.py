@@ -1,0 +1,1 @@
+"""One set of tests that every stream must pass, fake or real."""
