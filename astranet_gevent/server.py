@@ -133,7 +133,10 @@ class _ListenerServer(gevent_server.StreamServer):
         # gevent's own would ask for a descriptor, and so make one.
         name, port = self.service
         state = repr(self.socket) if hasattr(self, "socket") else "closed"
-        return f"{name}:{port} {state} handle={getattr(self, 'handle', None)!r}"
+        # A method of the server's own has the server in its repr, without end.
+        handle = getattr(self, "handle", None)
+        own = getattr(handle, "__self__", None) is self
+        return f"{name}:{port} {state} handle={'its own' if own else repr(handle)}"
 
 
 class StreamServer(_ListenerServer):

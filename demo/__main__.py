@@ -55,23 +55,19 @@ def parser() -> argparse.ArgumentParser:
     client = add(commands, "client", ".client", "downloads every file and prints the table")
     add_download(client)
     client.add_argument("--report", metavar="FILE", help="write what was done as JSON")
-    client.add_argument(
-        "--service-timeout", type=positive(float), default=20.0, metavar="SECONDS",
-        help="how long to wait for the site to be announced (default: %(default)s)",
-    )  # fmt: skip
 
     for command in (site, client):
-        command.add_argument("--join", type=address, required=True, metavar="HOST:PORT")
-    for command in (router, site, client):
+        command.add_argument("--join", type=address, required=True, metavar="HOST:PORT", help="the router")
         command.add_argument(
-            "--until-eof", action="store_true", help="end when standard input does"
-        )
+            "--wait", type=positive(float), default=20.0, metavar="SECONDS",
+            help="how long to wait for what should be there already (default: %(default)s)",
+        )  # fmt: skip
+    for command in (router, site, client):
+        command.add_argument("--until-eof", action="store_true", help="end when standard input does")
     return top
 
 
-def add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, module: str, text: str
-) -> argparse.ArgumentParser:
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, module: str, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text)
     command.set_defaults(module=module)
     return command
@@ -82,9 +78,7 @@ def add_root(command: argparse.ArgumentParser) -> None:
         "--root", type=folder, default=default_root(), metavar="FOLDER",
         help="what to serve (default: %(default)s)",
     )  # fmt: skip
-    command.add_argument(
-        "--limit", type=positive(int), metavar="N", help="serve the first N files only"
-    )
+    command.add_argument("--limit", type=positive(int), metavar="N", help="serve the first N files only")
 
 
 def add_download(command: argparse.ArgumentParser) -> None:
@@ -93,9 +87,7 @@ def add_download(command: argparse.ArgumentParser) -> None:
         ("--keep-alive", positive(int), 1, "requests per stream"),
         ("--deadline", positive(float), 300.0, "seconds until giving up"),
     ):
-        command.add_argument(
-            name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
-        )
+        command.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:

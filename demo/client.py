@@ -20,10 +20,10 @@ from urllib.parse import quote
 import gevent
 import gevent.event
 import psutil
-from astranet_gevent.http import HTTPConnection
 from tqdm import tqdm
 
 from astranet_gevent import AstraNet, AstraNetError, Role
+from astranet_gevent.http import HTTPConnection
 
 from .errors import DemoError
 from .library import BLOCK, Entry
@@ -182,9 +182,7 @@ class Download:
             finally:
                 connection.close()
 
-    def _download(
-        self, connection: Connection, entry: Entry, progress: Callable[[int], object]
-    ) -> None:
+    def _download(self, connection: Connection, entry: Entry, progress: Callable[[int], object]) -> None:
         digest = hashlib.sha256()
         for block in fetch(connection, "/files/" + quote(os.fsencode(entry.path))):
             digest.update(block)
@@ -215,8 +213,8 @@ def run(options: Namespace) -> int:
     watch = TcpWatch()
     timeout = DemoError(f"not done after {options.deadline:.0f} s")
     with gevent.Timeout(options.deadline, timeout), AstraNet(role=Role.CLIENT) as mesh:
-        join(mesh, options.join)
-        find_site(mesh, options.service_timeout)
+        join(mesh, options.join, options.wait)
+        find_site(mesh, options.wait)
         download = Download(mesh, options.keep_alive, report)
         entries = download.index()
         started = time.monotonic()

@@ -99,14 +99,10 @@ def read_some(pipe: IO[bytes], timeout: float) -> bytes | None:
 
 def run(options: Namespace) -> int:
     signal.signal(signal.SIGTERM, terminated)
-    entries = read_folder(options.root, options.limit)
-    if not entries:
-        raise DemoError(f"no files in {options.root}")
-    size = sum(entry.size for entry in entries)
-    print(f"{options.root}: {len(entries):,} files, {size / 1e6:.1f} MB", flush=True)
     with tempfile.TemporaryDirectory(prefix="demo-") as folder, contextlib.ExitStack() as children:
         report = Path(folder) / "report.json"
         address, accepted = play(options, children, report)
+        entries = read_folder(options.root, options.limit)
         verify(json.loads(report.read_text(encoding="utf-8")), entries, address, accepted)
     print(
         f"checked: all {len(entries):,} files arrived as they are on the disk, the site accepted"
@@ -126,7 +122,10 @@ def play(options: Namespace, children: contextlib.ExitStack, report: Path) -> tu
     limit = [] if options.limit is None else ["--limit", str(options.limit)]
     site = Child("site", "--join", address, "--root", str(options.root), *limit)
     children.callback(site.stop)
-    site.hear(START_TIMEOUT)
+    offered = site.hear(START_TIMEOUT)
+    if not offered["files"]:
+        raise DemoError(f"no files in {options.root}")
+    print(f"{options.root}: {offered['files']:,} files, {offered['bytes'] / 1e6:.1f} MB")
     print(f"router at {address}; site and client have joined nothing else", flush=True)
     client = Child(
         "client",

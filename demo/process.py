@@ -18,7 +18,6 @@ from astranet_gevent import AstraNet, AstraNetError
 from .errors import DemoError
 
 SERVICE = "stdlib-files"
-JOIN_TIMEOUT = 20.0  # seconds, to reach the router
 
 
 def tell(**facts: Any) -> None:
@@ -30,10 +29,10 @@ def tell(**facts: Any) -> None:
         pass  # whoever started this process is gone, and so nobody wants to know
 
 
-def join(mesh: AstraNet, address: tuple[str, int]) -> None:
-    """Join the router and wait for it. Raises DemoError if there is none."""
+def join(mesh: AstraNet, address: tuple[str, int], timeout: float) -> None:
+    """Join the router and wait for it. Raises DemoError if there is none within the timeout."""
     try:
-        mesh.join(address).wait_ready(JOIN_TIMEOUT)
+        mesh.join(address).wait_ready(timeout)
     except (AstraNetError, OSError) as error:
         host, port = address
         raise DemoError(f"no router at {host}:{port}: {describe(error)}") from error

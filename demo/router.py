@@ -17,7 +17,8 @@ def run(options: Namespace) -> int:
         except (AstraNetError, OSError) as error:
             host, port = options.listen
             raise DemoError(f"cannot listen on {host}:{port}: {describe(error)}") from error
-        host, port = listener.address[:2]
+        assert isinstance(listener.address, tuple)  # text is for unix sockets
+        host, port = listener.address
         tell(address=f"{host}:{port}")
         wait_for_end(options.until_eof)
     return 0

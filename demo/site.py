@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import FileWrapper
 
-from astranet_gevent.server import WSGIServer
-
 from astranet_gevent import AstraNet, Role
+from astranet_gevent.server import WSGIServer
 
 from .library import BLOCK, Entry, read_folder
 from .process import SERVICE, join, tell, wait_for_end
@@ -79,7 +78,7 @@ def run(options: Namespace) -> int:
     # Before the service is announced: hashing keeps this process busy.
     entries = read_folder(options.root, options.limit)
     with AstraNet(role=Role.SERVER) as mesh:
-        join(mesh, options.join)
+        join(mesh, options.join, options.wait)
         server = CountingServer(mesh.bind(SERVICE), Site(options.root, entries), log=None)
         server.start()
         tell(files=len(entries), bytes=sum(entry.size for entry in entries))

@@ -36,6 +36,9 @@ import gevent.server
 import gevent.socket
 import psutil
 
+# The package of this checkout, unless one is installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 BASELINE, OURS = "gevent", "astranet"
 MESSAGE = b"x" * 64
 CHURNERS = 100  # greenlets that open, echo and close; also how many open the idle streams at once
@@ -126,9 +129,7 @@ class TcpTransport:
     def serve(self) -> Any:
         server = gevent.server.StreamServer(("127.0.0.1", 0), echo_tcp)
         server.start()
-        idle = (
-            gevent.socket.socket()
-        )  # not create_server(): gevent leaves the stdlib's, which blocks
+        idle = gevent.socket.socket()  # not create_server(): gevent leaves the stdlib's, which blocks
         idle.bind(("127.0.0.1", 0))
         idle.listen(1024)
         gevent.spawn(self.held.accept_from, idle)
@@ -153,9 +154,8 @@ class MeshTransport:
         self._mesh: Any = None
 
     def serve(self) -> Any:
-        from astranet_gevent.server import StreamServer
-
         from astranet_gevent import AstraNet, Role
+        from astranet_gevent.server import StreamServer
 
         self._mesh = AstraNet(role=Role.SERVER)
         self._mesh.start()
@@ -234,9 +234,7 @@ def rate(load: Load, greenlets: list[Any], warm: float, seconds: float) -> float
     return result
 
 
-def measure_echoes(
-    transport: Transport, streams: int, warm: float, seconds: float
-) -> dict[str, float]:
+def measure_echoes(transport: Transport, streams: int, warm: float, seconds: float) -> dict[str, float]:
     load = Load()
     conns = [transport.dial("echo") for _ in range(streams)]
     greenlets = [gevent.spawn(echo_on, load, conn) for conn in conns]
@@ -490,9 +488,7 @@ class Plan:
 
 
 def run_echoes(pair: Pair, plan: Plan) -> dict[str, float]:
-    answer = pair.client.ask(
-        "echoes", 120.0, streams=plan.streams, warm=plan.warm, seconds=plan.seconds
-    )
+    answer = pair.client.ask("echoes", 120.0, streams=plan.streams, warm=plan.warm, seconds=plan.seconds)
     return {"echoes": answer["rate"]}
 
 
@@ -624,10 +620,7 @@ class Report:
             met = "yes" if row.met(row) else "no"
             lines.append((row.title, *sides, spread(row.ratios, ".2f"), row.asked, met))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
     def warnings(self) -> Iterator[str]:
         if self.others.cores > NOISY_OTHERS:
@@ -653,9 +646,7 @@ def cpu_model() -> str:
 
 
 def surroundings(cores: tuple[int | None, int | None]) -> dict[str, str]:
-    pinned = (
-        "not pinned" if None in cores else "server on core {}, client on core {}".format(*cores)
-    )
+    pinned = "not pinned" if None in cores else "server on core {}, client on core {}".format(*cores)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",

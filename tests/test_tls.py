@@ -20,6 +20,7 @@ import gevent.subprocess
 import pytest
 import trustme
 
+from astranet_gevent import AstraNet
 from astranet_gevent.errors import (
     ConcurrentUseError,
     StreamBrokenPipeError,
@@ -58,9 +59,7 @@ class Certificates:
         return context
 
 
-def configure(
-    context: ssl.SSLContext, version: ssl.TLSVersion | None, more: dict[str, Any]
-) -> ssl.SSLContext:
+def configure(context: ssl.SSLContext, version: ssl.TLSVersion | None, more: dict[str, Any]) -> ssl.SSLContext:
     if version is not None:
         context.minimum_version = context.maximum_version = version
     for name, value in more.items():
@@ -74,11 +73,30 @@ def certificates() -> Certificates:
 
 
 @pytest.fixture
-def sockets() -> Iterator[tuple[Any, Any]]:
+def nodes() -> Iterator[tuple[AstraNet, AstraNet]]:
+    """Two nodes with a link between them."""
+    with AstraNet() as near, AstraNet() as far:
+        left, right = gevent.socket.socketpair()
+        far.attach(right)
+        near.attach(left).wait_ready(5)
+        yield near, far
+
+
+@pytest.fixture(params=["socket pair", "mesh"])
+def sockets(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
     """Two connected streams with little room between them, so that writers do have to wait."""
-    left, right = gevent.socket.socketpair()
+    left: Any
+    right: Any
+    if request.param == "mesh":
+        near, far = request.getfixturevalue("nodes")
+        with far.bind("tls") as listener:
+            left = near.dial("tls")
+            right, _ = listener.accept()
+    else:
+        left, right = gevent.socket.socketpair()
+        for end in (left, right):
+            end.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, 4096)
     for end in (left, right):
-        end.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_SNDBUF, 4096)
         end.settimeout(10)
     yield left, right
     left.close()
@@ -105,9 +123,7 @@ def shake(spawn: Callable[..., Any]) -> Callable[..., Pair]:
 
 
 @pytest.fixture
-def pair(
-    sockets: tuple[Any, Any], shake: Callable[..., Pair], certificates: Certificates
-) -> Iterator[Pair]:
+def pair(sockets: tuple[Any, Any], shake: Callable[..., Pair], certificates: Certificates) -> Iterator[Pair]:
     client, server = shake(sockets, certificates.client(), certificates.server())
     yield client, server
     client.close()
@@ -267,9 +283,7 @@ def test_other_kinds_of_buffers(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_certificates_of_both_sides(
-    version: ssl.TLSVersion, sockets: Any, shake: Callable[..., Pair], certificates: Certificates
-) -> None:
+def test_certificates_of_both_sides(version: ssl.TLSVersion, sockets: Any, shake: Callable[..., Pair], certificates: Certificates) -> None:
     server_context = certificates.server(version, verify_mode=ssl.CERT_REQUIRED)
     server_context.set_alpn_protocols(["one", "two"])
     client_context = certificates.client_with_certificate(version=version)
@@ -318,18 +332,14 @@ def test_session_is_resumed(shake: Callable[..., Pair], certificates: Certificat
     client_context, server_context = certificates.client(version), certificates.server(version)
     session = None
     for resumed in (False, True):
-        client, server = shake(
-            gevent.socket.socketpair(), client_context, server_context, session=session
-        )
+        client, server = shake(gevent.socket.socketpair(), client_context, server_context, session=session)
         assert client.session_reused is resumed
         session = client.session
         client.close()
         server.close()
 
 
-def test_wrong_authority(
-    sockets: Any, certificates: Certificates, spawn: Callable[..., Any]
-) -> None:
+def test_wrong_authority(sockets: Any, certificates: Certificates, spawn: Callable[..., Any]) -> None:
     stranger = Certificates()
     server = spawn(wrap_stream, sockets[1], certificates.server(), server_side=True)
     with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
@@ -376,9 +386,16 @@ def test_arguments_that_contradict(sockets: Any, certificates: Certificates) -> 
 
 def test_what_an_ssl_socket_refuses(pair: Pair) -> None:
     client, _ = pair
-    for call in (client.recv, client.recv_into, client.send, client.sendall):
+    buffer = bytearray(1)
+    calls: list[Callable[[], Any]] = [
+        lambda: client.recv(1, 1),
+        lambda: client.recv_into(buffer, 1, 1),
+        lambda: client.send(buffer, 1),
+        lambda: client.sendall(buffer, 1),
+    ]
+    for call in calls:
         with pytest.raises(ValueError, match="non-zero flags"):
-            call(bytearray(1) if call != client.recv else 1, flags=1)  # type: ignore[operator]
+            call()
     for refused in (client.recvmsg, client.recvmsg_into, client.sendmsg, client.dup):
         with pytest.raises(NotImplementedError):
             refused()
@@ -403,9 +420,7 @@ def test_silence_in_the_handshake(sockets: Any, certificates: Certificates) -> N
     assert receive_all(sockets[0]) == b""
 
 
-def test_drops_in_the_handshake_do_not_extend_it(
-    sockets: Any, certificates: Certificates, spawn: Callable[..., Any]
-) -> None:
+def test_drops_in_the_handshake_do_not_extend_it(sockets: Any, certificates: Certificates, spawn: Callable[..., Any]) -> None:
     hello = client_hello(certificates)
 
     def drip() -> None:
@@ -443,7 +458,7 @@ def test_not_tls_is_refused_at_once(words: bytes, sockets: Any, certificates: Ce
         wrap_stream(sockets[1], certificates.server(), server_side=True)
 
 
-def test_handshake_without_blocking(sockets: Any, certificates: Certificates) -> None:
+def test_handshake_without_blocking(sockets: Any, certificates: Certificates, eventually: Callable[..., None]) -> None:
     ends = []
     for position, context in enumerate((certificates.client(), certificates.server())):
         sockets[position].setblocking(False)
@@ -459,27 +474,25 @@ def test_handshake_without_blocking(sockets: Any, certificates: Certificates) ->
     client, server = ends
     assert client.version() is None
     left = [client, server]
-    for _ in range(20):
+
+    def shaken() -> bool:
         for end in list(left):
             with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 end.do_handshake()
                 left.remove(end)
-    assert left == []
+        return not left
+
+    eventually(shaken, "both handshakes")
     with pytest.raises(ssl.SSLWantReadError):
         client.recv(1)
     server.sendall(b"x")
+    client.settimeout(10)
     assert client.recv(1) == b"x"
 
 
-def test_handshake_by_reading_and_writing(
-    sockets: Any, certificates: Certificates, spawn: Callable[..., Any]
-) -> None:
-    client = wrap_stream(
-        sockets[0], certificates.client(), server_hostname=NAME, do_handshake_on_connect=False
-    )
-    server = wrap_stream(
-        sockets[1], certificates.server(), server_side=True, do_handshake_on_connect=False
-    )
+def test_handshake_by_reading_and_writing(sockets: Any, certificates: Certificates, spawn: Callable[..., Any]) -> None:
+    client = wrap_stream(sockets[0], certificates.client(), server_hostname=NAME, do_handshake_on_connect=False)
+    server = wrap_stream(sockets[1], certificates.server(), server_side=True, do_handshake_on_connect=False)
     reader = spawn(server.recv, 10)
     client.sendall(b"hello")
     assert reader.get(timeout=10) == b"hello"
@@ -503,9 +516,7 @@ def test_read_timeout(pair: Pair) -> None:
     assert client.recv(10) == b"late"
 
 
-def test_reader_interrupted_within_a_record(
-    pair: Pair, sockets: Any, spawn: Callable[..., Any]
-) -> None:
+def test_reader_interrupted_within_a_record(pair: Pair, sockets: Any, spawn: Callable[..., Any]) -> None:
     client, _ = pair
     server = Faucet(sockets[1])
     record, following = encrypt(pair, b"a" * 1000), encrypt(pair, b"b" * 10)
@@ -536,7 +547,7 @@ def encrypt(pair: Pair, plain: bytes) -> bytes:
 
 def test_writer_interrupted(pair: Pair, spawn: Callable[..., Any]) -> None:
     client, server = pair
-    messages = [bytes([65 + number]) * 50_000 for number in range(4)]
+    messages = [bytes([65 + number]) * 1_000_000 for number in range(4)]
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
         client.sendall(messages[0])
     writer = spawn(client.sendall, messages[1])
@@ -553,7 +564,9 @@ def test_writer_interrupted(pair: Pair, spawn: Callable[..., Any]) -> None:
     # The rest of what was encrypted goes first, whole; nothing is in it twice or mixed.
     assert got.endswith(messages[3])
     assert got == b"".join(bytes([letter]) * got.count(letter) for letter in b"ABCD")
-    assert got.count(b"A") == 50_000
+    for letter in (b"A", b"B", b"C"):
+        assert got.count(letter) < 1_000_000
+        assert got.count(letter) % 65536 == 0
 
 
 def test_time_covers_the_whole_call(pair: Pair, spawn: Callable[..., Any]) -> None:
@@ -623,9 +636,7 @@ def test_success_means_sent(pair: Pair, spawn: Callable[..., Any]) -> None:
     assert reader.get(timeout=10) == data[sent:]
 
 
-def test_two_readers_are_refused_and_two_writers_take_turns(
-    pair: Pair, spawn: Callable[..., Any]
-) -> None:
+def test_two_readers_are_refused_and_two_writers_take_turns(pair: Pair, spawn: Callable[..., Any]) -> None:
     client, server = pair
     reading = spawn(client.recv, 100)
     gevent.idle()
@@ -699,7 +710,7 @@ def test_key_updates(certificates: Certificates, spawn: Callable[..., Any]) -> N
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     host, port = listener.getsockname()
-    program = gevent.subprocess.Popen(
+    program: Any = gevent.subprocess.Popen(
         ["openssl", "s_client", "-tls1_3", "-connect", f"{host}:{port}"],
         stdin=gevent.subprocess.PIPE,
         stdout=gevent.subprocess.PIPE,
@@ -740,12 +751,8 @@ def test_key_updates(certificates: Certificates, spawn: Callable[..., Any]) -> N
 # -- the end -------------------------------------------------------------------------------------
 
 
-def test_close_says_goodbye(
-    sockets: Any, shake: Callable[..., Pair], certificates: Certificates
-) -> None:
-    client, server = shake(
-        sockets, certificates.client(), certificates.server(), suppress_ragged_eofs=False
-    )
+def test_close_says_goodbye(sockets: Any, shake: Callable[..., Pair], certificates: Certificates) -> None:
+    client, server = shake(sockets, certificates.client(), certificates.server(), suppress_ragged_eofs=False)
     client.sendall(b"bye")
     client.close()
     client.close()
@@ -765,9 +772,7 @@ def test_end_without_goodbye(
     shake: Callable[..., Pair],
     certificates: Certificates,
 ) -> None:
-    pair = shake(
-        sockets, certificates.client(), certificates.server(), suppress_ragged_eofs=suppress
-    )
+    pair = shake(sockets, certificates.client(), certificates.server(), suppress_ragged_eofs=suppress)
     record = encrypt(pair, b"never complete")
     sockets[1].sendall(record[:cut])
     sockets[1].close()
@@ -870,18 +875,14 @@ def test_close_wakes_the_reader(pair: Pair, spawn: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("read", [False, True])
-def test_tickets_do_not_turn_a_close_into_a_reset(
-    read: bool, shake: Callable[..., Pair], certificates: Certificates
-) -> None:
+def test_tickets_do_not_turn_a_close_into_a_reset(read: bool, shake: Callable[..., Pair], certificates: Certificates) -> None:
     # Over TCP: a socket pair has no reset.
     with contextlib.closing(gevent.socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         near = gevent.socket.create_connection(listener.getsockname())
         far, _ = listener.accept()
-    client, server = shake(
-        (near, far), certificates.client(), certificates.server(), suppress_ragged_eofs=False
-    )
+    client, server = shake((near, far), certificates.client(), certificates.server(), suppress_ragged_eofs=False)
     if read:
         server.sendall(b"never read")
         select.select([near.fileno()], [], [], 5)
@@ -909,9 +910,7 @@ def test_reset(pair: Pair, sockets: Any) -> None:
     client.close()
 
 
-def test_nothing_is_left_behind(
-    no_leaks: Any, shake: Callable[..., Pair], certificates: Certificates
-) -> None:
+def test_nothing_is_left_behind(no_leaks: Any, shake: Callable[..., Pair], certificates: Certificates) -> None:
     client_context, server_context = certificates.client(), certificates.server()
     for _ in range(20):
         client, server = shake(gevent.socket.socketpair(), client_context, server_context)

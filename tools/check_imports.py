@@ -61,16 +61,12 @@ class Import(NamedTuple):
 def main(arguments: list[str]) -> int:
     root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent
     modules = dict(find_modules(root))
-    imports = [
-        found for name, path in modules.items() for found in find_imports(name, path, modules)
-    ]
+    imports = [found for name, path in modules.items() for found in find_imports(name, path, modules)]
     problems = check_layers(modules, imports) + check_bans(imports) + check_circles(imports)
     for problem in problems:
         print(problem, file=sys.stderr)
     inner = sum(found.target in modules for found in imports)
-    print(
-        f"{len(modules)} modules, {inner} imports between them: {len(problems)} point the wrong way"
-    )
+    print(f"{len(modules)} modules, {inner} imports between them: {len(problems)} point the wrong way")
     return 1 if problems else 0
 
 

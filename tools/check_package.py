@@ -71,9 +71,7 @@ def check(scratch: Path) -> None:
     if f"{PACKAGE}/py.typed" not in in_wheel:
         raise CheckFailed("py.typed is missing: type checkers would ignore the hints")
     modules = import_all(scratch / "wheel")
-    print(
-        f"{wheel.name}: the {len(wanted)} files of {PACKAGE}/, no other; {modules} modules import"
-    )
+    print(f"{wheel.name}: the {len(wanted)} files of {PACKAGE}/, no other; {modules} modules import")
     if f"-{version}-" not in wheel.name:
         raise CheckFailed(f"{wheel.name} says in its metadata that it is {version}")
 
@@ -106,9 +104,7 @@ def build(source: Path, output: Path) -> tuple[Path, Path]:
         str(source),
     ]
     try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(f"the build took longer than {BUILD_TIMEOUT:.0f} s") from error
     if result.returncode:

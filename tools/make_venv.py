@@ -22,9 +22,7 @@ def main() -> None:
     folder, extra = sys.argv[1:]
     if sys.version_info < OLDEST:
         complain(
-            "{} is Python {}.{}, and 3.10 is the oldest that works".format(
-                sys.executable, *sys.version_info[:2]
-            ),
+            "{} is Python {}.{}, and 3.10 is the oldest that works".format(sys.executable, *sys.version_info[:2]),
             "choose another: make PYTHON=/path/to/python3.12 ...",
         )
     try:

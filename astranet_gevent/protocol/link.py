@@ -60,6 +60,7 @@ class LinkCore:
         self._last_received = now
         self._last_sent = now
         self._last_ping = now
+        self._last_tick = now
         self._stalled_since: float | None = None
         self._armed_for: float | None = None
 
@@ -121,7 +122,8 @@ class LinkCore:
             self._armed_for = self._handshake_deadline
         else:
             config = self._config
-            deadline = min(self._ping_due(), self._last_received + config.keepalive_timeout)
+            # At least every frame_timeout: a frame may have stalled since the timer was set.
+            deadline = min(self._ping_due(), self._last_received + config.keepalive_timeout, self._last_tick + config.frame_timeout)
             if self._stalled_since is not None:
                 deadline = min(deadline, self._stalled_since + config.frame_timeout)
             self._armed_for = deadline
@@ -132,6 +134,7 @@ class LinkCore:
         if self.state is LinkState.CLOSED:
             return TimerEvent.NOTHING
         self._forgive(now)
+        self._last_tick = now
         config = self._config
         if self.state is LinkState.HANDSHAKE:
             if now >= self._handshake_deadline:

@@ -9,7 +9,7 @@ import io
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import gevent
@@ -41,6 +41,10 @@ class Conn(Protocol):
     #: Our own end's address likewise.
     local_address: str
 
+    #: Set by the link. A Conn that ``calls_after_read`` calls it in the hub when the reader waits again: those who got data run then.
+    after_read: Callable[[], None] | None
+    calls_after_read: bool
+
     def recv_into(self, view: memoryview) -> int:
         """Wait for bytes and read some; 0 at the end. Raises OSError."""
         ...
@@ -69,6 +73,8 @@ class Conn(Protocol):
 class SocketConn:
     """A plain socket, taken over from its owner: the descriptor moves here, the owner's object is detached."""
 
+    calls_after_read = True
+
     def __init__(self, sock: socket.socket, hub: Hub, config: Config) -> None:
         self.remote_address, self.local_address = _addresses(sock)
         family, kind, proto = sock.family, sock.type, sock.proto
@@ -83,6 +89,7 @@ class SocketConn:
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
         self._reader: Any = None
         self._watching = False
+        self.after_read: Callable[[], None] | None = None
 
     def recv_into(self, view: memoryview) -> int:
         while True:
@@ -103,7 +110,10 @@ class SocketConn:
             self._watching = False
             self._read_watcher.stop()
         else:
+            # Comes back when the reader waits again: the same event then goes on to those who got data, without a trip round the loop.
             reader.switch()
+            if self.after_read is not None:
+                self.after_read()
 
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         if len(parts) == 1 or sum(map(len, parts)) <= _JOIN_LIMIT:
@@ -164,8 +174,11 @@ class SocketConn:
 class SocketLikeConn:
     """Anything with ``recv_into``, ``sendall`` and ``close`` that waits cooperatively: a TLS socket, a stream of another mesh."""
 
+    calls_after_read = False
+
     def __init__(self, sock: Any) -> None:
         self.remote_address, self.local_address = _addresses(sock)
+        self.after_read: Callable[[], None] | None = None
         self._sock = sock
 
     def recv_into(self, view: memoryview) -> int:
@@ -192,8 +205,11 @@ class SocketLikeConn:
 class FileConn:
     """A reading and a writing file-like object (may be one): cooperative ones, such as gevent's FileObject over pipes."""
 
+    calls_after_read = False
+
     def __init__(self, reader: Any, writer: Any) -> None:
         self.remote_address = self.local_address = ""
+        self.after_read: Callable[[], None] | None = None
         self._reader = reader
         self._writer = writer
         # A buffered reader's read() and readinto() wait until all of the buffer is full; the "1" forms return what is there.

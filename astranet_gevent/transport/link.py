@@ -115,8 +115,8 @@ class Link:
         self._cancelled: OrderedDict[int, Path] = OrderedDict()
         self._budget = WindowBudget()
         self._ready = Event()
-        self._flushed = Event()
-        self._flushed.set()
+        # Made by a close() that waits until everything is sent.
+        self._flushed: Event | None = None
         # What the Conn did not take; the writer greenlet is at work on it while ``_writing``.
         self._leftover: list[Buffer] = []
         self._writing = False
@@ -125,6 +125,7 @@ class Link:
         self._writable: list[Stream] = []
         self._run_scheduled = False
         self._greenlets = 2
+        conn.after_read = self._after_read
         self._timer: Any = hub.loop.timer(0)
         self.queue.push_control(self.core.handshake_frame(conn.remote_address))
         self._writer = gevent.spawn(self._write_loop)
@@ -181,7 +182,8 @@ class Link:
     def close(self, timeout: float = 5.0) -> None:
         """Send what is queued, at most ``timeout`` seconds, then end the link; its streams are reset."""
         if not self.forked and self.core.state is not LinkState.CLOSED:
-            if timeout > 0 and gevent.getcurrent() is not self.hub:
+            if timeout > 0 and gevent.getcurrent() is not self.hub and (self.queue or self._writing):
+                self._flushed = self._flushed or Event()
                 self._flushed.wait(timeout)
             self.end(None)
 
@@ -194,6 +196,8 @@ class Link:
                 count = self._conn.recv_into(self._buffer.writable())
                 if not count or self.core.state is LinkState.CLOSED:
                     break
+                if self._conn.calls_after_read:
+                    self._run_scheduled = True
                 self._receive(self._buffer.decode(count))
                 self.core.note_received(time.monotonic(), self._buffer.pending > 0)
                 if self.heard is not None:
@@ -248,7 +252,9 @@ class Link:
     def _receive_link_frame(self, command: int, key: bytes, payload: bytes) -> None:
         core = self.core
         if command == Command.PING:
-            self.send_control(PONG)
+            # Before its handshake a peer of the original may not be ready for any frame, so it gets none.
+            if core.state is not LinkState.HANDSHAKE:
+                self.send_control(PONG)
         elif command == Command.HANDSHAKE:
             handshake = core.receive_handshake(key, payload)
             if handshake is not None:
@@ -309,6 +315,8 @@ class Link:
         readable, self._readable = self._readable, []
         writable, self._writable = self._writable, []
         queue = self.queue
+        # What they write goes out at the end of this: no flush of its own needs to be scheduled.
+        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         for stream in readable:
             waiter = stream.recv_waiter
             if waiter is not None:
@@ -321,6 +329,15 @@ class Link:
             if waiter is not None:
                 stream.send_waiter = None
                 self._switch_to(waiter)
+        self.flush_scheduled = was_scheduled
+        if not was_scheduled and queue:
+            self._flush()
+
+    def _after_read(self) -> None:
+        if self._readable or self._writable:
+            self._run_woken()
+        else:
+            self._run_scheduled = False
 
     def _switch_to(self, waiter: Any) -> None:
         try:
@@ -360,7 +377,6 @@ class Link:
     def schedule_flush(self) -> None:
         """Have the queue sent when the greenlets that run now have run."""
         self.flush_scheduled = True
-        self._flushed.clear()
         self.hub.loop.run_callback(self._flush)
 
     def _flush(self) -> None:
@@ -375,7 +391,8 @@ class Link:
             if not self.flush_scheduled:
                 self.schedule_flush()
         elif not self._writing and not self.flush_scheduled:
-            self._flushed.set()
+            if self._flushed is not None:
+                self._flushed.set()
             if self.core.state is LinkState.DRAINING:
                 self._end_if_drained()
 
@@ -549,7 +566,8 @@ class Link:
         self.queue.clear()
         self._leftover = []
         self.blocked.clear()
-        self._flushed.set()
+        if self._flushed is not None:
+            self._flushed.set()
         self._conn.shutdown()
         self._ready.set()
         self.ended.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import gevent
@@ -77,8 +77,11 @@ class MemoryPipe:
 class MemoryConn:
     """One end of two pipes. A Conn."""
 
+    calls_after_read = False
+
     def __init__(self, incoming: MemoryPipe, outgoing: MemoryPipe) -> None:
         self.remote_address = self.local_address = ""
+        self.after_read: Callable[[], None] | None = None
         self._incoming = incoming
         self._outgoing = outgoing
 

@@ -41,6 +41,9 @@ _PRIORITY: Final = frozenset(
     )
 )
 
+# Reset streams remembered per pair; beyond that some are reset twice.
+_MAX_OVERRUN: Final = 65536
+
 # Part of relay_bytes at which the sender is asked to pause.
 _PAUSE_SHARE: Final = 16
 
@@ -130,7 +133,7 @@ class Relay:
         if source_id != link.peer_id:
             # Only a node itself may speak for itself here: one hop is all that the wire knows.
             log.warning("frame from %s claims to come from %s: refused", format_node_id(link.peer_id), format_node_id(source_id))
-        elif target is not None and target is not link:
+        elif target is not None:
             return self._add_pair(link, target, key[:16])
         self.refused += 1
         if command != Command.RESET:
@@ -151,6 +154,8 @@ class Relay:
         """The pair is full: end the stream whose frame does not fit, at both ends."""
         if key in pair.overrun:
             return
+        if len(pair.overrun) >= _MAX_OVERRUN:
+            pair.overrun.clear()
         pair.overrun.add(key)
         reason = f"the relay holds {pair.size} bytes for this pair (relay_bytes {self._config.relay_bytes})"
         log.warning("stream from %s reset: %s", format_node_id(pair.source.peer_id), reason)

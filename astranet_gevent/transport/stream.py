@@ -8,6 +8,7 @@ and after it the state must be right. A frame is queued whole, and the window is
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket
 import struct
@@ -201,7 +202,20 @@ class Stream(StreamCore):
                 timeout = deadline - now
             if self.recv_waiter is not None:
                 raise ConcurrentUseError(f"{self!r} is already read by {self.recv_waiter!r}")
-            self._wait("recv_waiter", timeout)
+            if timeout is not None:
+                self._wait("recv_waiter", timeout)
+                continue
+            # _wait() without a timer, written out: half of all calls of a busy program end here.
+            hub = self._path.link.hub
+            self.recv_waiter = current = getcurrent()
+            if current is hub:
+                self.recv_waiter = None
+                raise AstraNetError(f"{self!r}: a callback that runs in the hub must not wait")
+            try:
+                hub.switch()
+            finally:
+                if self.recv_waiter is current:
+                    self.recv_waiter = None
         return True
 
     def _receive_error(self) -> Exception:
@@ -552,7 +566,7 @@ class Stream(StreamCore):
 
     def shutdown(self, how: int) -> None:
         """End one half or both, as a socket's ``shutdown``. Raises StreamNotConnectedError when there is no connection (any more)."""
-        if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+        if operator.index(how) not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._check_thread()
         if self.state is CLOSED:

@@ -114,6 +114,16 @@ def test_writing_after_ones_own_shutdown(sides: Pair) -> None:
     assert receive_all(other) == b""
 
 
+def test_writing_after_ones_own_shutdown_to_a_peer_that_closed(sides: Pair) -> None:
+    """The one write that a closed peer does not notice is not for who has shut down."""
+    one, other = sides
+    one.close()
+    assert other.recv(1) == b""
+    other.shutdown(socket.SHUT_WR)
+    with pytest.raises(BrokenPipeError):
+        other.send(b"x")
+
+
 def test_a_shutdown_comes_after_the_data(sides: Pair) -> None:
     """Also when the data had no room yet where it goes."""
     one, other = sides

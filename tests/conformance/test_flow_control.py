@@ -87,7 +87,7 @@ def test_stop_and_go(provider: Provider, sides: Pair, spawn: Spawn) -> None:
 def test_a_window_used_byte_by_byte(sides: Pair, spawn: Spawn) -> None:
     """More single bytes than any count of messages that a queue could be bound by."""
     one, other = sides
-    data = pattern(150_000)
+    data = pattern(80_000)
 
     def write() -> None:
         for number in range(len(data)):

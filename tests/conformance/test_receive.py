@@ -120,6 +120,40 @@ def test_recvmsg_returns_data_and_nothing_else(sides: Pair) -> None:
     assert other.recvmsg(10, 100)[0] == b"d"
 
 
+def test_recvfrom_into_fills_a_buffer(sides: Pair) -> None:
+    one, other = sides
+    one.sendall(b"abcdef")
+    wait_for_data(other, 6)
+    buffer = bytearray(b"....")
+    assert other.recvfrom_into(buffer, 3)[0] == 3
+    assert buffer == b"abc."
+    assert other.recvfrom_into(buffer)[0] == 3
+    assert buffer == b"def."
+
+
+def test_recvmsg_into_fills_buffers_in_turn(sides: Pair) -> None:
+    one, other = sides
+    one.sendall(b"abcdefgh")
+    wait_for_data(other, 8)
+    buffers = [bytearray(2), bytearray(), bytearray(3)]
+    count, ancillary, _, _ = other.recvmsg_into([*buffers[:2], memoryview(buffers[2])])
+    assert (count, ancillary) == (5, [])
+    assert buffers == [b"ab", b"", b"cde"]
+    assert other.recvmsg_into([bytearray(2), bytearray(9)])[0] == 3
+    one.shutdown(socket.SHUT_WR)
+    assert other.recvmsg_into([bytearray(2)])[0] == 0
+
+
+def test_recvmsg_into_peeks_at_all_its_buffers(sides: Pair) -> None:
+    one, other = sides
+    one.sendall(b"abcde")
+    wait_for_data(other, 5)
+    buffers = [bytearray(2), bytearray(2)]
+    assert other.recvmsg_into(buffers, 0, socket.MSG_PEEK)[0] == 4
+    assert buffers == [b"ab", b"cd"]
+    assert other.recv(10) == b"abcde"
+
+
 def test_peek_leaves_the_data(sides: Pair) -> None:
     one, other = sides
     one.sendall(b"abcdef")
@@ -187,8 +221,21 @@ def test_dontwait_does_not_wait(sides: Pair) -> None:
     assert other.recv(1, socket.MSG_DONTWAIT) == b"x"
 
 
+def test_recvmsg_into_waits_for_something(sides: Pair) -> None:
+    one, other = sides
+    other.settimeout(SHORT)
+    with pytest.raises(TimeoutError):
+        other.recvmsg_into([bytearray(2)])
+    with pytest.raises(TimeoutError):
+        other.recvfrom_into(bytearray(2))
+    one.sendall(b"x")
+    other.settimeout(None)
+    assert other.recvmsg_into([bytearray(2)])[0] == 1
+
+
 @pytest.mark.parametrize("method", ["recv", "recvfrom", "recvmsg"])
 def test_arguments_that_are_no_sizes(pair: Pair, method: str) -> None:
+    pair[0].settimeout(SHORT)  # a wrong argument that is let through must not hang
     call = getattr(loosely(pair[0]), method)
     with pytest.raises(ValueError):
         call(-1)
@@ -201,6 +248,7 @@ def test_arguments_that_are_no_sizes(pair: Pair, method: str) -> None:
 
 def test_arguments_that_are_no_buffers(pair: Pair) -> None:
     stream = loosely(pair[0])
+    stream.settimeout(SHORT)
     for wrong in (b"read only", "text", None, 5, memoryview(b"read only")):
         with pytest.raises((TypeError, BufferError)):
             stream.recv_into(wrong)

@@ -36,7 +36,9 @@ RECEIVERS: dict[str, Callable[[Stream], object]] = {
     "recv": lambda stream: stream.recv(1),
     "recv_into": lambda stream: stream.recv_into(bytearray(1)),
     "recvfrom": lambda stream: stream.recvfrom(1),
+    "recvfrom_into": lambda stream: stream.recvfrom_into(bytearray(1)),
     "recvmsg": lambda stream: stream.recvmsg(1),
+    "recvmsg_into": lambda stream: stream.recvmsg_into([bytearray(1)]),
 }
 
 

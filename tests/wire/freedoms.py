@@ -19,6 +19,7 @@ from .peer import (
     HELLO,
     NO_SERVICE,
     PING,
+    RESET,
     REWIND,
     SERVICE,
     STREAM_COMMANDS,
@@ -156,7 +157,21 @@ def hello_over_a_relay(replay: Replay, side: Side, frame: Frame) -> bool:
     return frame.cmd == HELLO and _from_us(replay, frame) and frame.remote != side.peer.node_id
 
 
+def passed_on(replay: Replay, side: Side, frame: Frame) -> bool:
+    """A relay passes on what another peer sends; some recordings lack frames that took another link."""
+    others = (other for other in replay.sides.values() if other is not side)
+    return frame.remote == side.peer.node_id and any(frame in other.sent for other in others)
+
+
+def unreachable(replay: Replay, side: Side, frame: Frame) -> bool:
+    """What a relay cannot pass on it answers with RESET; the original drops it."""
+    return frame.cmd == RESET and any((frame.local, frame.remote) == (item.remote, item.local) for item in side.sent)
+
+
 EXTRA = (
+    hairpin,
+    passed_on,
+    unreachable,
     hello_over_a_relay,
     ping_by_timer,
     credit_in_lumps,

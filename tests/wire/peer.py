@@ -26,10 +26,13 @@ PING, PONG = 160, 161
 DIAL, HANDSHAKE = 190, 191
 SERVICE, NO_SERVICE, FOLLOW, DISCOVER, RESET = 192, 193, 194, 195, 196
 
+# Commands of our own. A Go node ignores them, and forwards them as any other.
+HELLO, GOODBYE, PAUSE, RESUME, BLOCKED = 208, 209, 210, 211, 212
+
 NAMES = {value: name for name, value in list(globals().items()) if name.isupper() and isinstance(value, int)}
 
 # The commands that belong to one stream.
-STREAM_COMMANDS = frozenset({SYN, ACK, SYN_ACK, FIN1, FIN2, ERR, FORCE_CLOSED, DATA, WND_SIZE, REWIND, DIAL})
+STREAM_COMMANDS = frozenset({SYN, ACK, SYN_ACK, FIN1, FIN2, ERR, FORCE_CLOSED, DATA, WND_SIZE, REWIND, DIAL, BLOCKED})
 
 # What a node says about itself in its own time; most tests do not care for it.
 BACKGROUND = frozenset({SERVICE, NO_SERVICE, FOLLOW, DISCOVER})

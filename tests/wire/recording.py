@@ -25,7 +25,7 @@ ENDS = {
 
 
 @dataclass(frozen=True)
-class Event:
+class Moment:
     """What happened: ``kind`` is "frame", "open" or "eof" on a hop, or "api" in a node."""
 
     t_ms: float
@@ -46,19 +46,19 @@ class Recording:
         self.api: dict[str, list[dict[str, Any]]] = self.data["api_events"]
         self.hops = {hop: self.data[hop]["conn0"] for hop in ("link", "hop_A_R", "hop_B_R") if hop in self.data}
 
-    def events(self, node: str) -> list[Event]:
+    def events(self, node: str) -> list[Moment]:
         """What the node did and what came and went on its links, in order of time.
 
         The order is causal: both hops were recorded by one process, a call is stamped before it is
         made and a result after it is known.
         """
-        events = [Event(item["t_ms"], "api", api=item) for item in self.api.get(node, [])]
+        events = [Moment(item["t_ms"], "api", api=item) for item in self.api.get(node, [])]
         for hop in self.hops:
             if hop in ENDS[node]:
                 events += self.link_events(hop)
         return sorted(events, key=lambda event: event.t_ms)
 
-    def link_events(self, hop: str) -> list[Event]:
+    def link_events(self, hop: str) -> list[Moment]:
         """Everything on one hop; ``sender`` is the end ("a" or "b") that a frame came from."""
         chunks = self.hops[hop]["chunks"]
         if any(chunk["dir"] != "event" and "hex" not in chunk for chunk in chunks):
@@ -72,11 +72,11 @@ class Recording:
             sender = chunk["dir"][0]
             data = partial[sender] + bytes.fromhex(chunk["hex"])
             frames, partial[sender] = split_frames(data)
-            events += [Event(chunk["t_ms"], "frame", hop, sender, frame) for frame in frames]
+            events += [Moment(chunk["t_ms"], "frame", hop, sender, frame) for frame in frames]
         assert not any(partial.values()), partial
         return events
 
-    def _from_headers(self, hop: str) -> list[Event]:
+    def _from_headers(self, hop: str) -> list[Moment]:
         """For a recording that kept headers only: the payloads are made anew."""
         connection = self.hops[hop]
         events = [_link_event(item, hop) for item in connection["chunks"] if item["dir"] == "event"]
@@ -88,7 +88,7 @@ class Recording:
                 if item["cmd"] == DATA:
                     payload, content = content[: item["len"]], content[item["len"] :]
                 frame = recorded_frame(item, payload)
-                events.append(Event(item["t_ms"], "frame", hop, sender, frame))
+                events.append(Moment(item["t_ms"], "frame", hop, sender, frame))
         return sorted(events, key=lambda event: event.t_ms)
 
 
@@ -106,9 +106,9 @@ def _payload(item: dict[str, Any]) -> bytes:
     return str(item.get("text", "")).encode()
 
 
-def _link_event(chunk: dict[str, Any], hop: str) -> Event:
+def _link_event(chunk: dict[str, Any], hop: str) -> Moment:
     kind, _, direction = chunk["note"].partition(" ")
-    return Event(chunk["t_ms"], kind, hop, direction[:1])
+    return Moment(chunk["t_ms"], kind, hop, direction[:1])
 
 
 def _written(api: list[dict[str, Any]]) -> bytes:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
+from gevent.event import Event
 
 from astranet_gevent import AstraNet, Role
 from astranet_gevent.errors import AstraNetError, DialTimeout
@@ -34,6 +35,7 @@ from .peer import (
     FIN2,
     FOLLOW,
     HANDSHAKE,
+    PING,
     PONG,
     RESET,
     REWIND,
@@ -41,11 +43,13 @@ from .peer import (
     SYN_ACK,
     WINDOW,
     Frame,
+    LinkEndedError,
+    NothingCameError,
     RawPeer,
     read_u32,
     u32,
 )
-from .recording import ENDS, Event, Recording, parse_id, pattern
+from .recording import ENDS, Moment, Recording, parse_id, pattern
 
 # How long a dial that has to fail is given; the recorded ones waited 1.5 to 3 s.
 FAILING_DIAL = 0.2
@@ -54,22 +58,63 @@ FAILING_DIAL = 0.2
 RANKS = {DIAL: 0, SYN: 0, ACK: 1, SYN_ACK: 1, DATA: 2, FIN2: 3, FIN1: 4}
 
 
-@dataclass
 class Side:
     """One hop of the node under test: the raw peer, and what was recorded up to now."""
 
-    hop: str
-    peer: RawPeer
-    link: Any
-    expected: list[Frame] = field(default_factory=list)
-    sent: list[Frame] = field(default_factory=list)
-    # PONGs that the node owes or has sent to fences: nothing of the recording.
-    fences: int = 0
+    def __init__(self, hop: str, peer: RawPeer, link: Any) -> None:
+        self.hop = hop
+        self.peer = peer
+        self.link = link
+        self.expected: list[Frame] = []
+        self.sent: list[Frame] = []
+        # Frames of streams whose window is used up: a Go sender's Write would wait with them.
+        self.blocked: list[Frame] = []
+        # PONGs that answered fences: nothing of the recording.
+        self.fences = 0
+        self.on_arrival: Callable[[], None] = lambda: None
+        self._arrived = Event()
+        self._reader = gevent.spawn(self._read)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                self.peer.receive()
+            except NothingCameError:
+                continue
+            except (LinkEndedError, OSError):
+                return
+            self.on_arrival()
+            self._arrived.set()
+
+    def wait_until(self, condition: Callable[[], bool], what: object) -> None:
+        """Wait for something that more frames of the node will bring about."""
+        with gevent.Timeout(DEADLINE, NothingCameError(f"{what} on {self.hop}; got {self.peer.received[-10:]}")):
+            while not condition():
+                self._arrived.clear()
+                self._arrived.wait()
 
     def fence(self) -> None:
-        """Wait until the node has dealt with all that was sent; the frames stay in the log."""
-        self.fences += 2
-        self.peer.fence()
+        """Wait until the node has dealt with all that was sent; see RawPeer.fence()."""
+        for _ in range(2):
+            before = self.pongs
+            self.fences += 1
+            self.peer.send(Frame(PING))
+            self.wait_until(lambda: self.pongs > before, "PONG")  # noqa: B023 - called before the next turn
+
+    def wait_end(self) -> None:
+        """Wait until the node has closed the link."""
+        self._reader.get(timeout=DEADLINE)
+        assert self.peer.ended
+
+    @property
+    def pongs(self) -> int:
+        """PONGs that have come."""
+        return self.peer.received.count(Frame(PONG))
+
+    def close(self) -> None:
+        """Drop the link."""
+        self._reader.kill()
+        self.peer.close()
 
 
 @dataclass(frozen=True)
@@ -119,7 +164,7 @@ class Replay:
                 return event.frame.local
         raise AssertionError(f"{self.case.name} has no HANDSHAKE of the node")
 
-    def _is_ours(self, event: Event) -> bool:
+    def _is_ours(self, event: Moment) -> bool:
         return self.ends[event.hop] == event.sender
 
     # -- the run
@@ -143,9 +188,10 @@ class Replay:
 
     def _open(self, hop: str) -> None:
         peer, link = self._bench.silent_peer(self.mesh)
-        self.sides[hop] = Side(hop, peer, link)
+        side = self.sides[hop] = Side(hop, peer, link)
+        side.on_arrival = lambda: self._send_unblocked(side) if side.blocked else None
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: Moment) -> None:
         """A link ended: its other end has died, or the recorded node in our place has."""
         side = self.sides[event.hop]
         if self._is_ours(event):
@@ -154,7 +200,7 @@ class Replay:
             return
         if not side.peer.ended:
             self.verify_frames(side)
-            side.peer.close()
+            side.close()
             side.link.wait(DEADLINE)
             self.dead_hosts |= {frame.local for frame in side.sent}
 
@@ -162,25 +208,20 @@ class Replay:
         side.expected.append(frame)
         if freedoms.may_be_missing(self, side, frame):
             return
-        if frame.cmd == DIAL:
+        if frame.cmd == DIAL and frame.local == self.recorded_id:
             self._await_dial(side, frame)
             return
-        while not self._produced(side, frame):
-            side.peer.receive()
+        side.wait_until(lambda: self._produced(side, frame), frame)
 
     def _await_dial(self, side: Side, frame: Frame) -> None:
-        if frame.local != self.recorded_id:
-            while frame not in self.got(side):
-                side.peer.receive()
-            return
+        # Our port counter may differ from the recorded one: the first DIAL not yet known is the one.
         known = set(self.ports.values())
-        while True:
-            for got in self.got(side):
-                # Our counter may differ from the recorded one; the first DIAL not yet known is it.
-                if got.key[:3] == frame.key[:3] and got.cmd == DIAL and got.lport not in known:
-                    self.ports[frame.lport] = got.lport
-                    return
-            side.peer.receive()
+
+        def matches(got: Frame) -> bool:
+            return got.cmd == DIAL and got.key[:3] == frame.key[:3] and got.lport not in known
+
+        side.wait_until(lambda: any(map(matches, self.got(side))), frame)
+        self.ports[frame.lport] = next(filter(matches, self.got(side))).lport
 
     def _produced(self, side: Side, frame: Frame) -> bool:
         got = self.got(side)
@@ -193,8 +234,10 @@ class Replay:
         return frame in got
 
     def _send_theirs(self, side: Side, frame: Frame) -> None:
-        if frame.cmd == DATA:
-            self._await_credit(side, frame)
+        if frame.cmd in (DATA, FIN2):
+            side.blocked.append(frame)
+            self._send_unblocked(side)
+            return
         if frame.cmd == HANDSHAKE:
             side.peer.node_id = frame.local
         side.sent.append(frame)
@@ -203,11 +246,25 @@ class Replay:
             side.fence()
             self.dead_hosts.add(frame.local)
 
-    def _await_credit(self, side: Side, frame: Frame) -> None:
-        """Wait, as a Go sender does, until the window has room for the frame."""
-        sent = _data(side.sent, frame)
-        while sent + len(frame.payload) - self.credit(side, frame) > WINDOW:
-            side.peer.receive()
+    def _send_unblocked(self, side: Side) -> None:
+        """Send what the windows have room for, in order within each stream.
+
+        As Go's sender, which cuts its frames to the window that is left: it is not the recorded
+        one where credit comes in lumps.
+        """
+        held: list[Frame] = []
+        for frame in side.blocked:
+            room = WINDOW - _data(side.sent, frame) + self.credit(side, frame)
+            if any(frame.key == item.key for item in held):
+                room = -1
+            now, later = frame.payload[: max(0, room)], frame.payload[max(0, room) :]
+            if now or (not frame.payload and room >= 0):
+                part = frame._replace(payload=now)
+                side.sent.append(part)
+                side.peer.send(self.to_node(part))
+            if later or room < 0:
+                held.append(frame._replace(payload=later))
+        side.blocked = held
 
     # -- frames
 
@@ -312,8 +369,12 @@ class Replay:
         """Make a call that may wait in a greenlet of its own; its result event looks at it."""
         if name in self.case.unanswered:
             return
-        function: Callable[..., Any] = getattr(self.stream(name), verb)
-        self.calls[tag] = gevent.spawn(outcome, function, *args)
+
+        def call() -> Any:
+            # In the original dial returns at once, and the first call waits; here it is the dial.
+            return getattr(self.stream(name), verb)(*args)
+
+        self.calls[tag] = gevent.spawn(outcome, call)
 
     def _write(self, tag: str, name: str, size: str) -> None:
         self._start(tag, name, "sendall", pattern(int(size)))
@@ -325,7 +386,7 @@ class Replay:
         self._start(tag, name, "recv", int(size))
 
     def _read_n(self, tag: str, name: str, size: str) -> None:
-        self.calls[tag] = gevent.spawn(outcome, _read_exactly, self.stream(name), int(size))
+        self.calls[tag] = gevent.spawn(outcome, lambda: _read_exactly(self.stream(name), int(size)))
 
     def _close(self, tag: str, name: str) -> None:
         """Go's Close ends writing only; where the recorded program goes on reading, so do we."""
@@ -449,6 +510,7 @@ class Replay:
 
     def verify_frames(self, side: Side) -> None:
         """Compare all that the node has sent on a hop with all that was recorded."""
+        side.wait_until(lambda: not side.blocked, "credit")
         side.fence()
         got = self.got(side)
         for _ in range(side.fences):

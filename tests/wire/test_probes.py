@@ -14,10 +14,11 @@ import gevent
 import pytest
 from gevent import socket
 
-from astranet_gevent import Role
+from astranet_gevent import AstraNet, Role
 from astranet_gevent.errors import (
     DialTimeout,
     LinkLostError,
+    NoRouteError,
     ServiceNotFoundError,
     StreamClosedError,
     StreamResetError,
@@ -28,6 +29,7 @@ from .conftest import PORT, Bench, outcome
 from .peer import (
     ACK,
     BACKGROUND,
+    BLOCKED,
     DATA,
     DEADLINE,
     DIAL,
@@ -37,16 +39,20 @@ from .peer import (
     FIN2,
     FOLLOW,
     FORCE_CLOSED,
+    GOODBYE,
     HANDSHAKE,
     HEADER,
+    HELLO,
     MAX_PAYLOAD,
     NO_SERVICE,
     OTHER_ID,
+    PAUSE,
     PEER_ID,
     PEER_PORT,
     PING,
     PONG,
     RESET,
+    RESUME,
     REWIND,
     SERVICE,
     SYN,
@@ -55,6 +61,7 @@ from .peer import (
     WINDOW,
     WND_SIZE,
     Frame,
+    RawPeer,
     RawStream,
     u32,
 )
@@ -136,7 +143,10 @@ PROBES: dict[str, tuple[str, ...] | Reason] = {
     "FIN1 received from peer": ("test_fin1_ends_writing",),
     "ERR received from peer": ("test_err_is_ignored",),
     "FORCE_CLOSED received": ("test_force_closed_resets_that_stream",),
-    "RESET(local=peer) received": ("test_reset_of_a_node_breaks_all_streams_to_it",),
+    "RESET(local=peer) received": (
+        "test_reset_in_the_peers_own_name_is_ignored",
+        "test_reset_of_a_node_breaks_all_streams_to_it",
+    ),
     "FIN2 received": ("test_fin2_is_the_end_of_reading_only",),
     "Close before SYN": ("test_syn_after_the_dial_was_given_up_leaves_no_stream",),
     "REWIND with a 2-byte payload": ("test_credit_of_a_wrong_size",),
@@ -201,7 +211,7 @@ def test_every_probe_has_its_test(file: str) -> None:
     with open(FOLDER / f"{file}.json", encoding="utf-8") as opened:
         names = set(json.load(opened)["probes"])
     assert not names - set(PROBES), "probes without a test"
-    assert len(PROBES) == 105
+    assert len(PROBES) == 106
     for tests in PROBES.values():
         for name in () if isinstance(tests, Reason) else tests:
             module, _, function = name.rpartition(".")
@@ -343,6 +353,7 @@ def test_unknown_commands_are_ignored(bench: Bench, remote: object, payload: byt
     known = {
         *(SYN, ACK, SYN_ACK, FIN1, FIN2, ERR, FORCE_CLOSED, DATA, WND_SIZE, REWIND, PING, PONG),
         *(DIAL, HANDSHAKE, SERVICE, NO_SERVICE, FOLLOW, DISCOVER, RESET),
+        *(HELLO, GOODBYE, PAUSE, RESUME, BLOCKED),
     }
     target = mesh.node_id if remote == "node" else 0
     for command in sorted(set(range(256)) - known):
@@ -657,32 +668,47 @@ def test_fin2_is_the_end_of_reading_only(bench: Bench, side: str) -> None:
     assert pair.stream.recv(100) == b""
 
 
+def test_reset_in_the_peers_own_name_is_ignored(bench: Bench) -> None:
+    """RESET tells of a node that cannot be reached any more: it cannot be the one who says so."""
+    mesh = bench.node()
+    pair = bench.dialled(mesh)
+    pair.peer.send(Frame(RESET, mesh.node_id, PEER_ID), Frame(RESET, 0, PEER_ID))
+    pair.peer.assert_quiet()
+    pair.theirs.send(DATA, b"on")
+    assert pair.stream.recv(100) == b"on"
+
+
 def test_reset_of_a_node_breaks_all_streams_to_it(bench: Bench, spawn: Spawn) -> None:
     mesh = bench.node()
     pair = bench.accepted(mesh)
-    peer = pair.peer
-    dial = spawn(mesh.dial, (PEER_ID, PORT))
-    peer.accept()
-    pending = spawn(outcome, mesh.dial, (PEER_ID, PORT))
-    peer.receive_dial()
-    peer.send(Frame(RESET, mesh.node_id, PEER_ID))
-    peer.fence()
-    for stream in (pair.stream, dial.get(timeout=DEADLINE)):
+    peer, link = pair.peer, pair.link
+    peer.announce("far", 9, local=THIRD_ID)
+    peer.announce("other", 9, local=OTHER_ID)
+    mesh.service_map.wait_for("far", DEADLINE)
+    # One stream that the far node dialled, one that we dialled, a dial under way.
+    listener = bench.listener(mesh, "second:5002")
+    peer.send(Frame(DIAL, mesh.node_id, THIRD_ID, 5002, 5))
+    accepted, _ = listener.accept()
+    dial = spawn(mesh.dial, "far")
+    frame = peer.wait_for(DIAL, remote=THIRD_ID)
+    peer.send(Frame(SYN, mesh.node_id, THIRD_ID, frame.lport, 9))
+    dialled = dial.get(timeout=DEADLINE)
+    pending = spawn(outcome, mesh.dial, (THIRD_ID, 9))
+    peer.wait_for(DIAL, remote=THIRD_ID)
+
+    peer.send(Frame(RESET, mesh.node_id, OTHER_ID), Frame(RESET, mesh.node_id, mesh.node_id))
+    peer.send(Frame(DATA, mesh.node_id, THIRD_ID, 5002, 5, b"a RESET of others is nothing"))
+    assert accepted.recv(100) == b"a RESET of others is nothing"
+    peer.send(Frame(RESET, mesh.node_id, THIRD_ID))
+    for stream in (accepted, dialled):
         with pytest.raises(StreamResetError):
             stream.recv(100)
         stream.close()
-    assert isinstance(pending.get(timeout=DEADLINE), OSError)
-    # The link itself is not the host: it is alive and can be used.
-    peer.dial(PORT, lport=4711)
-
-
-def test_reset_of_another_node_leaves_the_streams_alone(bench: Bench) -> None:
-    mesh = bench.node()
-    pair = bench.dialled(mesh)
-    pair.peer.send(Frame(RESET, mesh.node_id, THIRD_ID), Frame(RESET, mesh.node_id, mesh.node_id))
+    assert isinstance(pending.get(timeout=DEADLINE), NoRouteError | LinkLostError)
+    # Streams to the relay itself are not touched.
     pair.theirs.send(DATA, b"on")
     assert pair.stream.recv(100) == b"on"
-    pair.peer.assert_quiet()
+    assert link.stream_count == 1
 
 
 def test_empty_data_is_nothing(bench: Bench) -> None:
@@ -828,6 +854,7 @@ def test_payload_of_65536_is_read(bench: Bench, command: int) -> None:
         while received < MAX_PAYLOAD:
             received += len(pair.stream.recv(MAX_PAYLOAD))
         assert received == MAX_PAYLOAD
+        pair.theirs.expect(REWIND)
     pair.peer.dial(PORT, lport=4711)
 
 
@@ -1045,72 +1072,107 @@ def test_service_from_behind_another_router(bench: Bench) -> None:
 # -- following
 
 
-@pytest.fixture
-def address() -> Iterator[tuple[socket.socket, bytes]]:
-    """A listening socket and its address as FOLLOW carries it."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def listen_anywhere(where: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    """A listening socket. Not socket.create_server(): that makes one that stops the whole hub."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(where)
+    listener.listen()
     listener.settimeout(DEADLINE)
-    yield listener, f"127.0.0.1:{listener.getsockname()[1]}".encode()
-    listener.close()
+    return listener
 
 
-def test_follow_only_from_its_owner(bench: Bench, address: tuple[socket.socket, bytes]) -> None:
-    listener, text = address
-    mesh = bench.node(follow=True, rejoin_min=0.01)
-    peer = bench.peer(mesh)
-    forged = socket.create_server(("127.0.0.1", 0))
-    try:
-        # In the name of a node that the peer does not lead to, and then in its own.
-        wrong = f"127.0.0.1:{forged.getsockname()[1]}".encode()
-        peer.send(Frame(FOLLOW, 0, THIRD_ID, 0, 0, wrong))
-        peer.send(Frame(FOLLOW, 0, PEER_ID, 0, 0, text))
-        second = bench.adopt(listener.accept()[0])
-        second.handshake()
-        second.assert_quiet()
-        forged.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            forged.accept()
-    finally:
-        forged.close()
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    """Four listening sockets."""
+    made = [listen_anywhere() for _ in range(4)]
+    yield made
+    for listener in made:
+        listener.close()
 
 
-def test_follow_is_limited(bench: Bench) -> None:
-    mesh = bench.node(follow=True, max_followed=2, rejoin_min=0.01)
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-    try:
-        for number, listener in enumerate(listeners):
-            peer = bench.peer(mesh, PEER_ID + number)
-            text = f"127.0.0.1:{listener.getsockname()[1]}".encode()
-            peer.send(Frame(FOLLOW, 0, PEER_ID + number, 0, 0, text))
-            peer.fence()
-        for listener in listeners[:2]:
-            listener.settimeout(DEADLINE)
-            bench.adopt(listener.accept()[0]).receive_handshake()
-        for listener in listeners[2:]:
-            listener.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                listener.accept()
-    finally:
-        for listener in listeners:
-            listener.close()
+def behind(bench: Bench, mesh: AstraNet, *nodes: int) -> RawPeer:
+    """A relay that has announced a service of each of the nodes."""
+    relay = bench.peer(mesh)
+    for node_id in nodes:
+        relay.announce("far", 9, local=node_id)
+    relay.fence()
+    return relay
 
 
-@pytest.mark.parametrize("off", [{"follow": False}, {"role": Role.SERVER, "follow": True}])
-def test_follow_can_be_off(bench: Bench, address: tuple[socket.socket, bytes], off: dict[str, object]) -> None:
-    listener, text = address
-    mesh = bench.node(**off)
-    peer = bench.peer(mesh)
-    peer.send(Frame(FOLLOW, 0, PEER_ID, 0, 0, text))
-    peer.announce("far", 9, local=THIRD_ID)
-    assert not [frame for frame in peer.fence() if frame.cmd == DISCOVER]
-    # A link that the node does open, to the same listener, is the first to arrive there.
-    mesh.join(listener.getsockname())
-    first = bench.adopt(listener.accept()[0])
-    first.handshake()
-    first.fence()
+def text_of(listener: socket.socket) -> bytes:
+    """A listener's address as FOLLOW carries it."""
+    return b"127.0.0.1:%d" % listener.getsockname()[1]
+
+
+def assert_nobody_came(listener: socket.socket) -> None:
+    """No connection waits at the listener."""
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
         listener.accept()
+
+
+def test_follow_only_from_its_owner(bench: Bench, listeners: list[socket.socket]) -> None:
+    mesh = bench.node(follow=True)
+    relay = behind(bench, mesh, THIRD_ID)
+    own, unknown, right = listeners[:3]
+    # In the relay's own name (there is a link already), in that of a node that it does not lead to,
+    # and in that of the node behind it.
+    relay.send(Frame(FOLLOW, 0, PEER_ID, 0, 0, text_of(own)))
+    relay.send(Frame(FOLLOW, mesh.node_id, OTHER_ID, 0, 0, text_of(unknown)))
+    relay.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, 0, 0, text_of(right)))
+    peer = bench.adopt(right.accept()[0], THIRD_ID)
+    peer.handshake()
+    peer.assert_quiet()
+    assert (THIRD_ID, 0) in {(route.node_id, route.distance) for route in mesh.routes()}
+    assert_nobody_came(own)
+    assert_nobody_came(unknown)
+
+
+def test_follow_ends_when_another_node_answers(bench: Bench, listeners: list[socket.socket]) -> None:
+    mesh = bench.node(follow=True)
+    relay = behind(bench, mesh, THIRD_ID)
+    relay.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, 0, 0, text_of(listeners[0])))
+    stranger = bench.adopt(listeners[0].accept()[0], OTHER_ID)
+    stranger.handshake()
+    stranger.wait_end()
+
+
+def test_follow_tries_every_address_of_a_node(bench: Bench, listeners: list[socket.socket]) -> None:
+    """A Go node announces each of its addresses with each of its ports; the first need not do."""
+    mesh = bench.node(follow=True, rejoin_min=0.01, rejoin_max=0.02)
+    relay = behind(bench, mesh, THIRD_ID)
+    dead = text_of(listeners[0])
+    listeners[0].close()
+    relay.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, 0, 0, dead))
+    relay.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, 0, 0, text_of(listeners[1])))
+    peer = bench.adopt(listeners[1].accept()[0], THIRD_ID)
+    peer.handshake()
+
+
+def test_follow_is_limited(bench: Bench, listeners: list[socket.socket]) -> None:
+    mesh = bench.node(follow=True, max_followed=2)
+    nodes = [THIRD_ID + number for number in range(4)]
+    relay = behind(bench, mesh, *nodes)
+    for node_id, listener in zip(nodes, listeners, strict=True):
+        relay.send(Frame(FOLLOW, mesh.node_id, node_id, 0, 0, text_of(listener)))
+    for listener in listeners[:2]:
+        bench.adopt(listener.accept()[0]).receive_handshake()
+    for listener in listeners[2:]:
+        assert_nobody_came(listener)
+
+
+@pytest.mark.parametrize("off", [{"follow": False}, {"role": Role.SERVER, "follow": True}, {"max_followed": 0}])
+def test_follow_can_be_off(bench: Bench, listeners: list[socket.socket], off: dict[str, object]) -> None:
+    mesh = bench.node(**{"follow": True, **off})
+    relay = behind(bench, mesh, THIRD_ID)
+    assert not [frame for frame in relay.received if frame.cmd == DISCOVER]
+    relay.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, 0, 0, text_of(listeners[0])))
+    relay.fence()
+    # A connection that the node does open, to the same place and later, is the first to arrive.
+    mesh.join(listeners[0].getsockname())
+    bench.adopt(listeners[0].accept()[0], OTHER_ID).handshake()
+    assert_nobody_came(listeners[0])
 
 
 @pytest.mark.parametrize(
@@ -1130,7 +1192,7 @@ def test_follow_garbage_is_ignored(bench: Bench, payload: bytes) -> None:
 def test_discover_is_answered_with_the_address(bench: Bench) -> None:
     mesh = bench.node()
     listener = mesh.listen(("127.0.0.1", 0))
-    text = f"127.0.0.1:{listener.address.port}".encode()
+    text = f"127.0.0.1:{listener.address[1]}".encode()
     peer = bench.peer(mesh)
     peer.fence()
     peer.send(Frame(DISCOVER, mesh.node_id, PEER_ID))
@@ -1143,7 +1205,7 @@ def test_discover_is_answered_with_the_address(bench: Bench) -> None:
 
 def test_raddr_does_not_decide_what_is_advertised(bench: Bench) -> None:
     mesh = bench.node()
-    port = mesh.listen(("127.0.0.1", 0)).address.port
+    port = mesh.listen(("127.0.0.1", 0)).address[1]
     liar = bench.peer(mesh, payload=b'{"RAddr":"127.0.0.99:1"}')
     later = bench.peer(mesh, OTHER_ID, payload=b'{"RAddr":"127.0.0.98:1"}')
     for peer in (liar, later):
@@ -1203,9 +1265,9 @@ def test_frame_in_pieces_is_read(bench: Bench) -> None:
     pair.peer.assert_quiet()
 
 
-def test_node_comes_back_to_a_peer_that_drops_it(bench: Bench, address: tuple[socket.socket, bytes]) -> None:
-    listener, _ = address
-    mesh = bench.node(rejoin_min=0.01, rejoin_max=0.05, handshake_timeout=0.5)
+def test_node_comes_back_to_a_peer_that_drops_it(bench: Bench, listeners: list[socket.socket]) -> None:
+    listener = listeners[0]
+    mesh = bench.node(rejoin_min=0.01, rejoin_max=0.05)
     where = listener.getsockname()
     peering = mesh.join(where)
     for _ in range(2):  # accepted and dropped at once
@@ -1216,16 +1278,12 @@ def test_node_comes_back_to_a_peer_that_drops_it(bench: Bench, address: tuple[so
         peer.fence()
         peer.close()
     listener.close()  # refused for a while
-    again = socket.create_server(where)
-    try:
-        again.settimeout(DEADLINE)
-        peer = bench.adopt(again.accept()[0])
-        peer.handshake()
-        peering.wait_ready(DEADLINE)
-        peer.announce("back", 9)
-        mesh.service_map.wait_for("back", DEADLINE)
-    finally:
-        again.close()
+    again = listeners[0] = listen_anywhere(where)
+    peer = bench.adopt(again.accept()[0])
+    peer.handshake()
+    peering.wait_ready(DEADLINE)
+    peer.announce("back", 9)
+    mesh.service_map.wait_for("back", DEADLINE)
 
 
 def test_streams_leave_nothing_behind(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import pytest
 from astranet_gevent import Role
 
 from .conftest import Bench
-from .peer import PING
+from .peer import PING, Frame
 from .replay import Case, Replay
 
 CASES = [
@@ -39,6 +39,5 @@ def test_replay_of_an_idle_link(bench: Bench, node: str) -> None:
     replay = Replay(bench, case).run()
     side = replay.sides["link"]
     # The peer has said all it had to say; our node goes on asking whether it is there.
-    while sum(frame.cmd == PING for frame in side.peer.received) < 2:
-        side.peer.receive()
+    side.wait_until(lambda: side.peer.received.count(Frame(PING)) >= 2, "PINGs")
     replay.verify()
