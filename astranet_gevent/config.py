@@ -157,7 +157,7 @@ class Config:
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise ConfigError(f"{name} {value!r} is not {'a whole number' if wanted == (int,) else 'a number'}")
         if not low <= value <= high:
-            raise ConfigError(f"{name} {value} is not within {low:g}..{high:g}")
+            raise ConfigError(f"{name} {value} is not within {low}..{high}")
 
     @property
     def env_suffix(self) -> str:
@@ -178,7 +178,7 @@ class Config:
                     values[field_name] = _addresses_from_environ(name, source[name])
                     break
         if source.get("ASTRANET_ENV"):
-            values["env"] = tuple(source["ASTRANET_ENV"].strip(".").split("."))
+            values["env"] = _env_from_environ("ASTRANET_ENV", source["ASTRANET_ENV"])
         values.update(overrides)
         return cls(**values)
 
@@ -200,7 +200,10 @@ def _parse_env(value: object) -> tuple[str, ...]:
     parts = (value,) if isinstance(value, str) else value
     if not isinstance(parts, (tuple, list)) or not all(isinstance(part, str) and part for part in parts):
         raise ConfigError(f"env {value!r} is not a sequence of non-empty strings")
-    encode_name("".join(f".{part}" for part in parts))
+    try:
+        encode_name("".join(f".{part}" for part in parts))
+    except ConfigError as error:
+        raise ConfigError(f"env {value!r} is part of every name: {error}") from error
     return tuple(parts)
 
 
@@ -209,11 +212,21 @@ def _parse_addresses(name: str, value: object) -> tuple[LinkAddress, ...] | None
         return None
     if not isinstance(value, (tuple, list)) or (len(value) == 2 and isinstance(value[1], int)):
         raise ConfigError(f"{name} {value!r} is not a sequence of addresses: write [('10.0.0.1', 10000)]")
-    return tuple(parse_address(item) for item in value)
+    try:
+        return tuple(parse_address(item) for item in value)
+    except ConfigError as error:
+        raise ConfigError(f"{name} {value!r}: {error}") from error
 
 
 def _addresses_from_environ(variable: str, text: str) -> tuple[LinkAddress, ...]:
     try:
         return tuple(parse_address(part.strip()) for part in text.split(",") if part.strip())
+    except ConfigError as error:
+        raise ConfigError(f"environment variable {variable}: {error}") from error
+
+
+def _env_from_environ(variable: str, text: str) -> tuple[str, ...]:
+    try:
+        return _parse_env(tuple(text.strip(".").split(".")))
     except ConfigError as error:
         raise ConfigError(f"environment variable {variable}: {error}") from error

@@ -69,6 +69,7 @@ class Peering:
         self._wanted = wanted
         self._failures = 0
         self._link: Link | None = None
+        self._connecting: Any = None
         self._closed = Event()
         # Set while joined, and while the last attempt's error is one that waiting does not mend.
         self._settled = Event()
@@ -99,6 +100,9 @@ class Peering:
         """Stop joining; the link stays until it ends by itself."""
         self._closed.set()
         self._settled.set()
+        if self._connecting is not None:
+            # Wakes the greenlet that waits in connect().
+            self._connecting.close()
 
     def close(self) -> None:
         """Stop joining and close the link."""
@@ -163,17 +167,29 @@ class Peering:
 
     def _connect(self) -> Any:
         """A connected socket. Raises OSError (gaierror included)."""
-        timeout = self._owner.config.handshake_timeout
         if self.address.kind == "unix":
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            return self._connect_to(socket.AF_UNIX, self.address.host)
+        error: OSError | None = None
+        for family, _, _, _, target in socket.getaddrinfo(self.address.host or "localhost", self.address.port, 0, socket.SOCK_STREAM):
             try:
-                sock.settimeout(timeout)
-                sock.connect(self.address.host)
-            except BaseException:
-                sock.close()
-                raise
-            return sock
-        return socket.create_connection((self.address.host or "localhost", self.address.port), timeout)
+                return self._connect_to(family, target)
+            except OSError as caught:
+                error = caught
+        raise error or OSError(errno.EADDRNOTAVAIL, f"{self.address} resolves to no address")
+
+    def _connect_to(self, family: int, target: Any) -> Any:
+        if self._closed.is_set():
+            raise StreamClosedError(f"the peering with {self.address} is closed")
+        sock = self._connecting = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self._owner.config.handshake_timeout)
+            sock.connect(target)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            self._connecting = None
+        return sock
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, SelfJoinError) and not isinstance(self.error, SelfJoinError):

@@ -152,17 +152,23 @@ def pattern(size: int) -> bytes:
 
 
 class Faucet:
-    """Hands a stream's bytes on as it is told, for what a real peer does only when it likes."""
+    """A stream that lets through what the test allows: for what real peers and links do at will."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.sent: list[bytes] = []
+        self._held: bytes | None = None
         self.room: int | None = None
+        self.broken = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def send(self, data: memoryview) -> int:
+        if self.broken:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        if self._held is not None:
+            self._held += data
+            return len(data)
         if self.room is None:
             return int(self._stream.send(data))
         if self.room == 0:
@@ -172,6 +178,13 @@ class Faucet:
         taken = self._stream.send(data[: self.room])
         self.room -= taken
         return int(taken)
+
+    def hold(self, write: Callable[[], Any]) -> bytes:
+        """What ``write`` would have sent."""
+        self._held = b""
+        write()
+        held, self._held = self._held, None
+        return held
 
 
 # -- data --------------------------------------------------------------------------------------
@@ -516,13 +529,16 @@ def test_read_timeout(pair: Pair) -> None:
     assert client.recv(10) == b"late"
 
 
-def test_reader_interrupted_within_a_record(pair: Pair, sockets: Any, spawn: Callable[..., Any]) -> None:
-    client, _ = pair
-    server = Faucet(sockets[1])
-    record, following = encrypt(pair, b"a" * 1000), encrypt(pair, b"b" * 10)
+def test_reader_interrupted_within_a_record(
+    sockets: Any, shake: Callable[..., Pair], certificates: Certificates, spawn: Callable[..., Any]
+) -> None:
+    raw = Faucet(sockets[1])
+    client, server = shake((sockets[0], raw), certificates.client(), certificates.server())
+    record = raw.hold(lambda: server.sendall(b"a" * 1000))
+    following = raw.hold(lambda: server.sendall(b"b" * 10))
     position = 0
     for part in (1, 3, 7, 500, 300):
-        server.sendall(record[position : position + part])
+        raw.sendall(record[position : position + part])
         position += part
         with pytest.raises(gevent.Timeout), gevent.Timeout(0.005):
             client.recv(2000)
@@ -533,16 +549,9 @@ def test_reader_interrupted_within_a_record(pair: Pair, sockets: Any, spawn: Cal
         reader = spawn(client.recv, 2000)
         gevent.idle()
         reader.kill()
-    server.sendall(record[position:] + following)
+    raw.sendall(record[position:] + following)
     assert client.recv(2000) == b"a" * 1000
     assert client.recv(2000) == b"b" * 10
-
-
-def encrypt(pair: Pair, plain: bytes) -> bytes:
-    """What the server would send, taken from its hands."""
-    server = pair[1]
-    server._tls.write(plain)
-    return server._outgoing.read()
 
 
 def test_writer_interrupted(pair: Pair, spawn: Callable[..., Any]) -> None:
@@ -772,16 +781,18 @@ def test_end_without_goodbye(
     shake: Callable[..., Pair],
     certificates: Certificates,
 ) -> None:
-    pair = shake(sockets, certificates.client(), certificates.server(), suppress_ragged_eofs=suppress)
-    record = encrypt(pair, b"never complete")
-    sockets[1].sendall(record[:cut])
+    raw = Faucet(sockets[1])
+    contexts = certificates.client(), certificates.server()
+    client, server = shake((sockets[0], raw), *contexts, suppress_ragged_eofs=suppress)
+    record = raw.hold(lambda: server.sendall(b"never complete"))
+    raw.sendall(record[:cut])
     sockets[1].close()
     for _ in range(2):
         if suppress:
-            assert pair[0].recv(10) == b""
+            assert client.recv(10) == b""
         else:
             with pytest.raises(ssl.SSLEOFError):
-                pair[0].recv(10)
+                client.recv(10)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -897,16 +908,12 @@ def test_tickets_do_not_turn_a_close_into_a_reset(read: bool, shake: Callable[..
     server.close()
 
 
-def test_reset(pair: Pair, sockets: Any) -> None:
-    class Broken(Faucet):
-        def send(self, data: memoryview) -> int:
-            raise ConnectionResetError(104, "Connection reset by peer")
-
-    client, _ = pair
-    client._stream = Broken(sockets[0])
+def test_broken_stream(sockets: Any, shake: Callable[..., Pair], certificates: Certificates) -> None:
+    raw = Faucet(sockets[0])
+    client, _ = shake((raw, sockets[1]), certificates.client(), certificates.server())
+    raw.broken = True
     with pytest.raises(ConnectionResetError):
         client.sendall(b"x")
-    client.shutdown(stdlib_socket.SHUT_WR)
     client.close()
 
 

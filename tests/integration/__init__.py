@@ -1,0 +1,1 @@
+"""Nodes over real parts, several at a time: sockets, pipes, processes, and the shipped test kit."""

@@ -1,0 +1,535 @@
+"""Links: listen, join, attach and close, over everything that bytes can travel on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as stdlib_socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.fileobject import FileObject
+from wire.peer import DATA, Frame
+
+from astranet_gevent import AstraNet, Config
+from astranet_gevent.errors import (
+    ConfigError,
+    LinkLostError,
+    LocalProtocolError,
+    PeeringTimeout,
+    RemoteProtocolError,
+    ServiceNotFoundError,
+    StreamClosedError,
+)
+from astranet_gevent.testing import memory_pair
+
+from .tools import (
+    DEADLINE,
+    Bench,
+    check_echo,
+    deadline,
+    echo_once,
+    free_port,
+    pattern,
+    receive_exactly,
+    receive_until_error,
+    tcp_pair,
+)
+
+Eventually = Callable[..., None]
+
+
+# -- listen and join
+
+
+@pytest.mark.parametrize("kind", ["ipv4", "ipv6", "unix"])
+def test_listen_and_join(bench: Bench, tmp_path: Path, eventually: Eventually, kind: str) -> None:
+    address = {"ipv4": ("127.0.0.1", 0), "ipv6": ("::1", 0), "unix": f"unix:{tmp_path}/mesh.sock"}[kind]
+    server, client = bench.node(), bench.node()
+    listener = server.listen(address)
+    if kind == "unix":
+        assert listener.address == address
+    else:
+        assert listener.address[0] == address[0]
+        assert listener.address[1] > 0
+    peering = client.join(listener.address)
+    peering.wait_ready(DEADLINE)
+    assert peering.ready
+    assert peering.node_id == server.node_id
+    assert [link.peer_id for link in client.links()] == [server.node_id]
+    eventually(lambda: [link.peer_id for link in server.links()] == [client.node_id], "the link at the other end")
+    bench.echo(server)
+    check_echo(client)
+    bench.echo(client, "back")
+    check_echo(server, "back")
+    link = server.links()[0]
+    client.close()
+    assert link.wait(DEADLINE)
+    assert server.links() == []
+
+
+def test_addresses_of_a_link(bench: Bench, eventually: Eventually) -> None:
+    server, client = bench.node(), bench.node()
+    listener = server.listen(("::1", 0))
+    client.join(listener.address).wait_ready(DEADLINE)
+    eventually(lambda: len(server.links()) == 1 and server.links()[0].state == "ready", "the link")
+    assert client.links()[0].remote_address == f"[::1]:{listener.address[1]}"
+    assert client.links()[0].local_address == server.links()[0].remote_address
+
+
+@pytest.mark.parametrize(("network", "host"), [("tcp", "0.0.0.0"), ("tcp4", "0.0.0.0"), ("tcp6", "::")])
+def test_listen_as_in_the_original(bench: Bench, network: str, host: str) -> None:
+    server, client = bench.node(), bench.node()
+    listener = server.listen(network, ":0")
+    assert listener.address[0] == host
+    client.join(network, f"{'[::1]' if host == '::' else '127.0.0.1'}:{listener.address[1]}").wait_ready(DEADLINE)
+
+
+def test_listen_and_join_from_the_configuration(bench: Bench, tmp_path: Path) -> None:
+    path = f"unix:{tmp_path}/a"
+    server = bench.node(listen=[path])
+    client = bench.node(config=Config(join=(path,)))  # type: ignore[arg-type]
+    client.route_map.wait_for(server.node_id, DEADLINE)
+
+
+def test_a_port_that_is_taken(bench: Bench) -> None:
+    first, second = bench.node(), bench.node()
+    listener = first.listen(("127.0.0.1", 0))
+    with pytest.raises(OSError) as caught:
+        second.listen(listener.address)
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_a_node_that_cannot_listen_does_not_start(bench: Bench) -> None:
+    taken = bench.node().listen(("127.0.0.1", 0)).address
+    mesh = AstraNet(listen=[("127.0.0.1", 0), taken])
+    with pytest.raises(OSError) as caught:
+        mesh.start()
+    assert caught.value.errno == errno.EADDRINUSE
+    assert mesh.closed
+
+
+def test_closing_a_listener_leaves_its_links(bench: Bench) -> None:
+    server, client = bench.node(), bench.node()
+    listener = server.listen(("127.0.0.1", 0))
+    client.join(listener.address).wait_ready(DEADLINE)
+    listener.close()
+    listener.close()
+    bench.echo(server)
+    check_echo(client)
+    with pytest.raises(ConnectionRefusedError), socket.socket() as sock:
+        sock.connect(listener.address)
+
+
+# -- unix sockets
+
+
+def test_the_file_goes_with_the_listener(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.sock"
+    mesh = bench.node()
+    listener = mesh.listen(f"unix:{path}")
+    assert path.is_socket()
+    listener.close()
+    assert not path.exists()
+    mesh.listen(f"unix:{path}")
+    assert path.is_socket()
+    mesh.close()
+    assert not path.exists()
+
+
+def test_a_stale_file_is_replaced(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.sock"
+    with stdlib_socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.is_socket()
+    server, client = bench.node(), bench.node()
+    server.listen(f"unix:{path}")
+    client.join(f"unix:{path}").wait_ready(DEADLINE)
+
+
+def test_a_living_listener_is_not_replaced(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.sock"
+    first, second, client = bench.node(), bench.node(), bench.node()
+    first.listen(f"unix:{path}")
+    with pytest.raises(OSError) as caught:
+        second.listen(f"unix:{path}")
+    assert caught.value.errno == errno.EADDRINUSE
+    peering = client.join(f"unix:{path}")
+    peering.wait_ready(DEADLINE)
+    assert peering.node_id == first.node_id
+
+
+def test_a_file_that_is_no_socket_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(OSError) as caught:
+        bench.node().listen(f"unix:{path}")
+    assert caught.value.errno == errno.EADDRINUSE
+    assert path.read_text() == "data"
+
+
+def test_a_file_of_somebody_else_is_not_removed(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.sock"
+    first, second, client = bench.node(), bench.node(), bench.node()
+    old = first.listen(f"unix:{path}")
+    path.unlink()
+    second.listen(f"unix:{path}")
+    old.close()
+    peering = client.join(f"unix:{path}")
+    peering.wait_ready(DEADLINE)
+    assert peering.node_id == second.node_id
+
+
+def test_a_folder_that_is_not_there(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bench.node().listen(f"unix:{tmp_path}/none/mesh.sock")
+
+
+# -- attach
+
+
+class SocketLike:
+    """As little of a socket as attach() asks for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def recv_into(self, view: memoryview) -> int:
+        return self._sock.recv_into(view)
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def close(self) -> None:
+        # What waits in recv_into has to wake: closing a gevent socket does that.
+        self._sock.close()
+
+
+class FileLike:
+    """As little of a file as attach() asks for."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def read(self, size: int) -> bytes:
+        return self._sock.recv(size)
+
+    def write(self, data: Any) -> None:
+        self._sock.sendall(data)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _pipes(buffering: int | None) -> tuple[Any, Any]:
+    one_read, other_write = os.pipe()
+    other_read, one_write = os.pipe()
+    options = {} if buffering is None else {"buffering": buffering}
+    one = (FileObject(one_read, "rb", **options), FileObject(one_write, "wb", **options))
+    other = (FileObject(other_read, "rb", **options), FileObject(other_write, "wb", **options))
+    return one, other
+
+
+def _wrapped(wrap: Callable[[socket.socket], Any]) -> tuple[Any, Any]:
+    one, other = socket.socketpair()
+    return wrap(one), wrap(other)
+
+
+def _makefile(sock: socket.socket) -> Any:
+    file = sock.makefile("rwb", buffering=0)
+    sock.close()
+    return file
+
+
+CONNECTIONS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "gevent socketpair": socket.socketpair,
+    "stdlib socketpair": stdlib_socket.socketpair,
+    "tcp": tcp_pair,
+    "tcp over ipv6": lambda: tcp_pair("::1"),
+    "memory": memory_pair,
+    "small memory": lambda: memory_pair(100),
+    "socket-like": lambda: _wrapped(SocketLike),
+    "file-like": lambda: _wrapped(FileLike),
+    "unbuffered pipes": lambda: _pipes(0),
+    "buffered pipes": lambda: _pipes(None),
+    "makefile": lambda: _wrapped(_makefile),
+}
+
+
+@pytest.mark.parametrize("kind", CONNECTIONS)
+def test_attach(bench: Bench, kind: str) -> None:
+    one, other = CONNECTIONS[kind]()
+    server, client = bench.node(), bench.node()
+    links = server.attach(one), client.attach(other)
+    for link in links:
+        link.wait_ready(DEADLINE)
+    assert (links[0].peer_id, links[1].peer_id) == (client.node_id, server.node_id)
+    bench.echo(server)
+    check_echo(client)
+    assert not links[0].wait(0)
+    with deadline():
+        links[1].close()
+        assert links[0].wait()
+    assert (server.links(), client.links()) == ([], [])
+    assert links[0].error is None or isinstance(links[0].error, OSError)
+
+
+@pytest.mark.parametrize("kind", CONNECTIONS)
+def test_attached_and_closed_at_once(bench: Bench, kind: str) -> None:
+    """What was attached is closed, whether the handshake has begun or not."""
+    one, other = CONNECTIONS[kind]()
+    mesh = bench.node()
+    mesh.attach(one).close(0)
+    link = mesh.attach(other)
+    with deadline():
+        link.wait()
+
+
+def test_attach_takes_the_socket_over(bench: Bench) -> None:
+    one, other = stdlib_socket.socketpair()
+    bench.node().attach(one)
+    assert one.fileno() == -1
+    # What its former owner does with it does not matter any more.
+    one.close()
+    bench.node().attach(other).wait_ready(DEADLINE)
+
+
+def test_attach_a_stream_of_another_mesh(bench: Bench) -> None:
+    """A mesh over a mesh: the outer stream is the inner link, and inner streams have the outer one's backpressure."""
+    outer_server, outer_client = bench.node(), bench.node()
+    bench.connect(outer_server, outer_client)
+    tunnel = outer_server.bind("tunnel")
+    dialled = outer_client.dial("tunnel", timeout=DEADLINE)
+    accepted, _ = tunnel.accept()
+    inner_server, inner_client = bench.node(), bench.node()
+    inner_link = inner_server.attach(accepted)
+    inner_client.attach(dialled).wait_ready(DEADLINE)
+    bench.echo(inner_server)
+    check_echo(inner_client, size=1_000_000)
+    outer_client.close()
+    assert inner_link.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("thing", [None, 5, "text", object(), (1, 2, 3)])
+def test_what_cannot_be_attached(bench: Bench, thing: Any) -> None:
+    mesh = bench.node()
+    with pytest.raises(ConfigError, match="cannot attach"):
+        mesh.attach(thing)
+    assert mesh.links() == []
+
+
+def test_a_datagram_socket_cannot_be_attached(bench: Bench) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, pytest.raises(ConfigError, match="SOCK_STREAM"):
+        bench.node().attach(sock)
+
+
+# -- handshake
+
+
+def test_a_peer_that_says_nothing(bench: Bench) -> None:
+    mesh = bench.node(handshake_timeout=0.2)
+    peer, link = bench.silent(mesh)
+    with pytest.raises(PeeringTimeout):
+        link.wait_ready(0.05)
+    with pytest.raises(RemoteProtocolError, match=r"handshake_timeout"):
+        link.wait_ready(DEADLINE)
+    assert [frame.local for frame in peer.wait_end()] == [mesh.node_id]
+    assert mesh.links() == []
+
+
+def test_a_peer_that_talks_but_does_not_shake_hands(bench: Bench) -> None:
+    mesh = bench.node(handshake_timeout=0.3)
+    peer, link = bench.silent(mesh)
+    peer.send(Frame(DATA, payload=b"x"))
+    with pytest.raises(RemoteProtocolError, match=r"handshake_timeout"):
+        link.wait_ready(DEADLINE)
+    peer.wait_end()
+
+
+def test_a_peer_that_is_something_else(bench: Bench) -> None:
+    """A web server's first words are no frame: their length field is beyond every limit."""
+    mesh = bench.node()
+    peer, link = bench.silent(mesh)
+    peer.send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    with pytest.raises(RemoteProtocolError):
+        link.wait_ready(DEADLINE)
+    peer.wait_end()
+
+
+def test_a_peer_that_hangs_up(bench: Bench) -> None:
+    peer, link = bench.silent(bench.node())
+    peer.close()
+    with pytest.raises(LinkLostError):
+        link.wait_ready(DEADLINE)
+    assert link.wait(0)
+
+
+# -- loopback
+
+
+def test_loopback(bench: Bench) -> None:
+    mesh = bench.node(loopback=True)
+    listener = bench.echo(mesh)
+    check_echo(mesh)
+    check_echo(mesh, (mesh.node_id, listener.port))
+    assert mesh.links() == []
+    assert mesh.routes() == []
+
+
+def test_a_variant_with_loopback(bench: Bench) -> None:
+    with AstraNet().with_loopback() as mesh:
+        bench.echo(mesh)
+        check_echo(mesh)
+
+
+def test_without_loopback_a_node_does_not_dial_itself(bench: Bench) -> None:
+    mesh = bench.node()
+    bench.echo(mesh)
+    with pytest.raises(ServiceNotFoundError):
+        mesh.dial("echo", timeout=0.05)
+
+
+# -- close
+
+
+def test_bytes_written_before_close_arrive(bench: Bench, tmp_path: Path) -> None:
+    server, client = bench.node(), bench.node()
+    client.join(server.listen(f"unix:{tmp_path}/a").address).wait_ready(DEADLINE)
+    listener = server.bind("sink")
+    data = pattern(60_000)
+    for finished in (False, True):
+        stream = client.dial("sink", timeout=DEADLINE)
+        stream.sendall(data)
+        if finished:
+            stream.close()
+    client.close()
+    open_stream, _ = listener.accept()
+    closed_stream, _ = listener.accept()
+    received, error = receive_until_error(open_stream)
+    assert received == data
+    assert error.errno == errno.ECONNRESET
+    assert receive_exactly(closed_stream, len(data)) == data
+    assert closed_stream.recv(1) == b""
+
+
+def test_much_that_was_written_before_close_arrives(bench: Bench) -> None:
+    """More than the kernel holds: close() waits until the peer has taken it."""
+    server, client = bench.node(), bench.node()
+    cable = bench.connect(client, server, rate=8_000_000)
+    listener = server.bind("sink")
+    data = pattern(60_000)
+    for _ in range(40):
+        stream = client.dial("sink", timeout=DEADLINE)
+        stream.sendall(data)
+        stream.close()
+    client.close()
+    for _ in range(40):
+        stream, _ = listener.accept()
+        assert receive_exactly(stream, len(data)) == data
+        assert stream.recv(1) == b""
+        stream.close()
+    assert cable.links[1].wait(DEADLINE)
+
+
+def test_close_does_not_wait_for_ever(bench: Bench) -> None:
+    mesh = bench.node()
+    peer, _ = bench.raw(mesh)
+    peer.announce("sink", 5000)
+    for _ in range(20):
+        dial = gevent.spawn(mesh.dial, "sink", DEADLINE)
+        peer.accept()
+        dial.get(timeout=DEADLINE).sendall(bytes(65536))
+    with deadline(2):
+        mesh.close(0.1)
+    assert mesh.links() == []
+
+
+def test_streams_end_with_their_link(bench: Bench) -> None:
+    server, client = bench.node(), bench.node()
+    cable = bench.connect(client, server)
+    listener = server.bind("svc")
+    dialled = client.dial("svc", timeout=DEADLINE)
+    accepted, _ = listener.accept()
+    waiting = [gevent.spawn(receive_until_error, stream) for stream in (dialled, accepted)]
+    gevent.idle()
+    cable.links[0].close()
+    for greenlet in waiting:
+        data, error = greenlet.get(timeout=DEADLINE)
+        assert data == b""
+        assert isinstance(error, LinkLostError)
+        assert error.errno == errno.ECONNRESET
+    for stream in (dialled, accepted):
+        with pytest.raises(BrokenPipeError):
+            stream.sendall(b"x")
+    assert (client.links(), server.links()) == ([], [])
+
+
+def test_life_of_a_node(bench: Bench) -> None:
+    mesh = AstraNet()
+    assert mesh.closed
+    for use in (lambda: mesh.node_id, mesh.links, lambda: mesh.bind("x"), lambda: mesh.dial("x"), mesh.services):
+        with pytest.raises(LocalProtocolError, match="not started"):
+            use()
+    mesh.close()
+    assert mesh.start() is mesh
+    assert not mesh.closed
+    with pytest.raises(LocalProtocolError, match="started before"):
+        mesh.start()
+    listener = mesh.bind("x")
+    mesh.close()
+    mesh.close()
+    assert mesh.closed
+    assert listener.closed
+    for use in (lambda: mesh.bind("y"), lambda: mesh.dial("x"), lambda: mesh.listen(("127.0.0.1", 0)), lambda: mesh.join(("h", 1))):
+        with pytest.raises(StreamClosedError):
+            use()
+
+
+def test_close_wakes_everybody(bench: Bench) -> None:
+    server, client = bench.node(), bench.node()
+    bench.connect(client, server)
+    listener = server.bind("svc")
+    stream = client.dial("svc", timeout=DEADLINE)
+
+    def outcome(function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except OSError as error:
+            return error.errno
+
+    tasks = [
+        bench.spawn(outcome, stream.recv, 1),
+        bench.spawn(outcome, client.dial, "nobody", DEADLINE),
+        bench.spawn(outcome, client.service_map.wait_for, "nobody", DEADLINE),
+        bench.spawn(outcome, client.links()[0].wait, DEADLINE),
+        bench.spawn(outcome, client.serve_forever),
+    ]
+    accepting = bench.spawn(lambda: [listener.accept(), outcome(listener.accept)][1])
+    gevent.idle()
+    client.close()
+    assert [task.get(timeout=DEADLINE) for task in tasks] == [errno.ECONNRESET, errno.EBADF, errno.EBADF, True, None]
+    server.close()
+    assert accepting.get(timeout=DEADLINE) == errno.EBADF
+
+
+def test_serve_forever_closes_the_node_on_an_exception(bench: Bench) -> None:
+    mesh = bench.node()
+    serving = gevent.spawn(mesh.serve_forever)
+    gevent.idle()
+    serving.kill()
+    assert mesh.closed
+
+
+def test_a_port_is_free_again_after_close(bench: Bench) -> None:
+    port = free_port()
+    for _ in range(3):
+        server, client = bench.node(listen=[("127.0.0.1", port)]), bench.node(join=[("127.0.0.1", port)])
+        bench.echo(server)
+        with client.dial("echo", timeout=DEADLINE) as stream:
+            echo_once(stream)
+            server.close()
+        client.close()

@@ -1,0 +1,1 @@
+"""Each part of the core by itself: no sockets, no waiting, reference models where behaviour is subtle."""

@@ -1,0 +1,223 @@
+"""Frames: what is encoded, and the buffer against a decoder that sees the whole byte stream at once."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from astranet_gevent.errors import RemoteProtocolError
+from astranet_gevent.protocol.frame import (
+    COMMAND_NAMES,
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    SLAB_SIZE,
+    Command,
+    Frame,
+    FrameBuffer,
+    address_key,
+    decode_u32,
+    encode_frame,
+    encode_u32,
+    reverse_key,
+    split_key,
+)
+
+from .tools import PROPERTY, source_bytes
+
+u64 = st.integers(0, 2**64 - 1)
+u32 = st.integers(0, 2**32 - 1)
+keys = st.binary(min_size=24, max_size=24)
+
+# -- encoding ---------------------------------------------------------------------------------------------------------------
+
+
+def test_commands_are_those_of_the_wire() -> None:
+    original = {
+        "SYN": 2, "ACK": 4, "SYN_ACK": 6, "FIN1": 8, "FIN2": 16, "ERR": 32, "FORCE_CLOSED": 62, "DATA": 128, "WND_SIZE": 129,
+        "REWIND": 130, "PING": 160, "PONG": 161, "DIAL": 190, "HANDSHAKE": 191, "SERVICE": 192, "NO_SERVICE": 193, "FOLLOW": 194,
+        "DISCOVER": 195, "RESET": 196,
+    }  # fmt: skip
+    assert {name: getattr(Command, name) for name in original} == original
+    ours = set(COMMAND_NAMES) - set(original.values())
+    assert ours == {Command.HELLO, Command.GOODBYE, Command.PAUSE, Command.RESUME, Command.BLOCKED}
+    assert all(196 < command < 256 for command in ours)
+
+
+def test_a_frame_by_hand() -> None:
+    key = address_key(0x0102030405060708, 0x1112131415161718, 0x21222324, 0x31323334)
+    expected = "80 0102030405060708 1112131415161718 21222324 31323334 00000003 616263"
+    assert encode_frame(Command.DATA, key, b"abc") == bytes.fromhex(expected.replace(" ", ""))
+    assert HEADER_SIZE == 29
+    assert encode_frame(Command.PING, bytes(24)) == b"\xa0" + bytes(28)
+
+
+@PROPERTY
+@given(u64, u64, u32, u32)
+def test_keys(remote: int, local: int, rport: int, lport: int) -> None:
+    key = address_key(remote, local, rport, lport)
+    assert len(key) == 24
+    assert split_key(key) == (remote, local, rport, lport)
+    assert reverse_key(key) == address_key(local, remote, lport, rport)
+    assert reverse_key(reverse_key(key)) == key
+
+
+@PROPERTY
+@given(u32)
+def test_numbers(value: int) -> None:
+    assert encode_u32(value) == value.to_bytes(4, "big")
+    assert decode_u32(encode_u32(value)) == (value,)
+
+
+# -- the model --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Decoded:
+    """What a byte stream means."""
+
+    frames: list[Frame]
+    oversize: tuple[int, int] | None
+    rest: int
+
+
+def decode_at_once(data: bytes, max_payload: int) -> Decoded:
+    """The naive decoder: up to the first frame that is too large."""
+    frames: list[Frame] = []
+    at = 0
+    while len(data) - at >= 29:
+        command, key, size = struct.unpack_from(">B24sI", data, at)
+        if size > max_payload:
+            return Decoded(frames, (command, size), len(data) - at)
+        if len(data) - at < 29 + size:
+            break
+        frames.append((command, key, data[at + 29 : at + 29 + size]))
+        at += 29 + size
+    return Decoded(frames, None, len(data) - at)
+
+
+def feed(buffer: FrameBuffer, data: bytes, cuts: list[int]) -> list[Frame]:
+    """Give ``data`` to the buffer in pieces of the sizes ``cuts``, over and over, each as large as there is room; stop at an error."""
+    frames: list[Frame] = []
+    at = turn = 0
+    while at < len(data) and buffer.error is None:
+        space = buffer.writable()
+        assert len(space), "a buffer without room would look like the end of the connection"
+        count = min(len(space), cuts[turn % len(cuts)], len(data) - at)
+        space[:count] = data[at : at + count]
+        frames += buffer.decode(count)
+        at += count
+        turn += 1
+        if buffer.error is None:
+            assert buffer.pending < HEADER_SIZE + MAX_PAYLOAD
+    return frames
+
+
+def check(data: bytes, cuts: list[int], max_payload: int = MAX_PAYLOAD) -> FrameBuffer:
+    """The buffer must say what the naive decoder says."""
+    buffer = FrameBuffer(max_payload)
+    expected = decode_at_once(data, max_payload)
+    frames = feed(buffer, data, cuts)
+    assert all(type(payload) is bytes and type(key) is bytes for _, key, payload in frames)
+    assert frames == expected.frames
+    if expected.oversize is None:
+        assert buffer.error is None
+        assert buffer.pending == expected.rest
+    else:
+        command, size = expected.oversize
+        assert isinstance(buffer.error, RemoteProtocolError)
+        name = COMMAND_NAMES.get(command, str(command))
+        assert str(buffer.error) == f"{name} frame with a payload of {size} bytes, more than {max_payload}"
+    return buffer
+
+
+# -- the buffer -------------------------------------------------------------------------------------------------------------
+
+small_frames = st.lists(st.tuples(st.integers(0, 255), keys, st.binary(max_size=60)), max_size=20)
+cuts = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 2000)), min_size=1, max_size=8)
+
+
+@PROPERTY
+@given(small_frames, cuts, st.binary(max_size=28))
+@example([], [1], b"")
+def test_frames_cut_anywhere(frames: list[Frame], cuts: list[int], rest: bytes) -> None:
+    data = b"".join(encode_frame(*frame) for frame in frames) + rest
+    buffer = check(data, cuts)
+    assert buffer.pending == len(rest)
+
+
+@PROPERTY
+@given(st.binary(max_size=400), cuts, st.integers(0, 100))
+def test_any_bytes(data: bytes, cuts: list[int], max_payload: int) -> None:
+    # Lengths among arbitrary bytes are huge: make half of the top bytes zero, so that frames go on.
+    check(data, cuts, max_payload)
+    check(data.replace(b"\xff", b"\0"), cuts, max_payload)
+
+
+@PROPERTY
+@given(small_frames, st.integers(0, 60), cuts)
+def test_an_oversize_frame_ends_it_and_the_frames_before_are_there(frames: list[Frame], max_payload: int, cuts: list[int]) -> None:
+    data = b"".join(encode_frame(*frame) for frame in frames)
+    check(data, cuts, max_payload)
+    check(data, [len(data) + 1], max_payload)
+
+
+# Around everything where the slab may begin anew: whole frames, a few bytes less and more.
+large_sizes = st.one_of(
+    st.sampled_from([0, 1, MAX_PAYLOAD - 1, MAX_PAYLOAD, MAX_PAYLOAD // 2, SLAB_SIZE // 5, SLAB_SIZE // 4 - HEADER_SIZE - 1]),
+    st.integers(0, MAX_PAYLOAD),
+)
+large_cuts = st.lists(
+    st.one_of(st.sampled_from([1, 28, 29, 30, MAX_PAYLOAD, MAX_PAYLOAD + 29, SLAB_SIZE]), st.integers(3000, SLAB_SIZE)), min_size=1, max_size=6
+)
+
+
+@PROPERTY
+@given(st.lists(large_sizes, min_size=8, max_size=24), large_cuts)
+@example([MAX_PAYLOAD] * 16, [SLAB_SIZE])
+@example([MAX_PAYLOAD] * 9, [SLAB_SIZE - 1])
+@example([MAX_PAYLOAD - 29] * 16, [MAX_PAYLOAD - 1])
+@example([1, MAX_PAYLOAD] * 8, [SLAB_SIZE - 29, 28])
+def test_the_slab_goes_round(sizes: list[int], cuts: list[int]) -> None:
+    # Single bytes over megabytes would take seconds: they come in turn with larger pieces.
+    cuts = cuts if max(cuts) > 1000 else [*cuts, 20_000]
+    data = b"".join(encode_frame(index, address_key(index, 2, 3, 4), source_bytes(index * 777, size)) for index, size in enumerate(sizes))
+    buffer = check(data, cuts)
+    assert buffer.pending == 0
+
+
+def test_frames_do_not_change_when_the_slab_is_written_again() -> None:
+    buffer = FrameBuffer()
+    data = encode_frame(Command.DATA, b"k" * 24, b"first")
+    first = feed(buffer, data, [1000])
+    feed(buffer, encode_frame(Command.PING, b"x" * 24, b"OTHER"), [1000])
+    assert first == [(Command.DATA, b"k" * 24, b"first")]
+
+
+def test_the_largest_payload_and_one_byte_more() -> None:
+    check(encode_frame(Command.DATA, bytes(24), bytes(MAX_PAYLOAD)), [SLAB_SIZE])
+    buffer = check(encode_frame(Command.DATA, bytes(24), bytes(MAX_PAYLOAD + 1)), [SLAB_SIZE])
+    assert str(buffer.error) == "DATA frame with a payload of 65537 bytes, more than 65536"
+
+
+def test_an_oversize_frame_is_refused_by_its_header_alone() -> None:
+    header = encode_frame(250, bytes(24))[:25] + encode_u32(2**32 - 1)
+    buffer = FrameBuffer()
+    good = encode_frame(Command.PING, bytes(24))
+    assert feed(buffer, good + header[:-1], [1000]) == [(Command.PING, bytes(24), b"")]
+    assert buffer.error is None
+    assert feed(buffer, header[-1:], [1]) == []
+    assert str(buffer.error) == "250 frame with a payload of 4294967295 bytes, more than 65536"
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536])
+def test_nothing_pending_between_frames(size: int) -> None:
+    buffer = FrameBuffer()
+    data = encode_frame(Command.DATA, bytes(24), bytes(size))
+    feed(buffer, data[:-1], [SLAB_SIZE])
+    assert buffer.pending == len(data) - 1
+    assert len(feed(buffer, data[-1:], [1])) == 1
+    assert buffer.pending == 0
