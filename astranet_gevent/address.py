@@ -12,6 +12,7 @@ from .errors import ConfigError
 __all__ = [
     "ANY_NODE",
     "MAX_NAME_BYTES",
+    "MAX_WIRE_NAME_BYTES",
     "LinkAddress",
     "ServiceAddress",
     "decode_name",
@@ -30,6 +31,9 @@ ANY_NODE = 0
 
 # The original has no limit but its frame size. 128 bytes hold any DNS label pair and keep a registry of 65536 names below 20 MB.
 MAX_NAME_BYTES = 128
+
+# The same with an environment's suffix, which may be as long: what is accepted from peers.
+MAX_WIRE_NAME_BYTES = 2 * MAX_NAME_BYTES
 
 _MAX_PORT = 0xFFFF_FFFF
 

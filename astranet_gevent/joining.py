@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import random
+import stat
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -308,7 +309,10 @@ def _listen_socket(address: LinkAddress) -> Any:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file of a listener that is no more, as far as that can be told: nobody answers there."""
+    """Remove the file of a listener that is no more, as far as that can be told: a socket at which nobody answers."""
+    # Connecting to any other file is refused just as well.
+    if not _is_socket(path):
+        return
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.settimeout(1.0)
@@ -320,6 +324,13 @@ def _remove_stale(path: str) -> None:
         return
     finally:
         probe.close()
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _file_identity(path: str) -> tuple[int, int] | None:

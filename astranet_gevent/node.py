@@ -14,7 +14,17 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from .address import ServiceAddress, decode_name, encode_name, format_node_id, new_node_id, parse_dial_target, parse_node_id, parse_service
+from .address import (
+    MAX_WIRE_NAME_BYTES,
+    ServiceAddress,
+    decode_name,
+    encode_name,
+    format_node_id,
+    new_node_id,
+    parse_dial_target,
+    parse_node_id,
+    parse_service,
+)
 from .announcing import Announcer
 from .config import Config, Role
 from .errors import (
@@ -236,7 +246,7 @@ class Node:
 
     def _receive_service(self, link: Link, key: bytes, payload: bytes) -> None:
         _, node_id, _, port = split_key(key)
-        if node_id == self.node_id or not node_id or len(payload) > 128 + len(self._suffix):
+        if node_id == self.node_id or not node_id or len(payload) > MAX_WIRE_NAME_BYTES:
             return
         service = ServiceKey(payload, node_id, port)
         direct = node_id == link.peer_id
@@ -343,9 +353,10 @@ class Node:
 
     def find_services(self, name: str, port: int = 0) -> list[tuple[ServiceKey, Service]]:
         """The servers of a name. ``name:port`` finds what was bound with that port, or under that very text."""
-        found = self.registry.find(encode_name(name) + self._suffix, port)
+        wire_name = encode_name(name)
+        found = self.registry.find(wire_name + self._suffix, port)
         if not found and port:
-            found = self.registry.find(encode_name(f"{name}:{port}") + self._suffix)
+            found = self.registry.find(b"%b:%d%b" % (wire_name, port, self._suffix))
         pairs = []
         for key, distance in found:
             service = self._public_service(key, distance)
@@ -407,7 +418,7 @@ class Node:
         port = service.port or self._new_port()
         if port in self.listeners:
             raise NameInUseError(f"port {port} is already bound to {self.listeners[port].name!r}")
-        key = ServiceKey(encode_name(service.name + self.config.env_suffix), self.node_id, port) if service.name else None
+        key = ServiceKey(encode_name(service.name) + self._suffix, self.node_id, port) if service.name else None
         listener = Listener(self.hub, self.node_id, service.name, port, size, lambda closing: self._unbind(closing, key))
         self.listeners[port] = listener
         if key is not None:

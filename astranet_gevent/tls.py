@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import gevent
+from gevent.event import Event
 from gevent.lock import Semaphore
 
 from .errors import (
@@ -214,8 +215,8 @@ class TLSStream:
         self._header = b""
         self._body_left = 0
         self._unframed = False
-        self._feeding = Semaphore(1)
-        self._fed = 0
+        self._feeding = False
+        self._fed: Event | None = None
         self._reader = False
         self._plain = b""
         self._ended = False
@@ -368,15 +369,29 @@ class TLSStream:
             self._reader = False
 
     def _feed(self, patience: _Patience) -> None:
-        """Put one more record, or the end, into OpenSSL, or see another greenlet do it."""
-        fed = self._fed
-        self._acquire(self._feeding, patience, ssl.SSLWantReadError)
+        """Put one more record, or the end, into OpenSSL, or wait until another greenlet has done so.
+
+        Both come here when reader and writer are in a handshake. Each has to look again after every record: the writer
+        sends what the reader's look has made.
+        """
+        if self._feeding:
+            self._await_feeder(patience)
+            return
+        self._feeding = True
         try:
-            if fed == self._fed:
-                self._feed_record(patience)
-                self._fed += 1
+            self._feed_record(patience)
         finally:
-            self._feeding.release()
+            self._feeding = False
+            fed, self._fed = self._fed, None
+            if fed is not None:
+                fed.set()
+
+    def _await_feeder(self, patience: _Patience) -> None:
+        if patience.is_none:
+            raise _would_block(ssl.SSLWantReadError)
+        if self._fed is None:
+            self._fed = Event()
+        self._fed.wait(patience.remaining())
 
     def _feed_record(self, patience: _Patience) -> None:
         while True:

@@ -419,6 +419,14 @@ def test_tls_context_and_arguments(start: Start, dial: Any, authority: trustme.C
     eventually(lambda: ends == ["cut"], "the end without close_notify")
 
 
+def test_tls_handlers_have_no_timeout(start: Start, dial: Any, files: dict[str, Any], trusting: ssl.SSLContext) -> None:
+    timeouts = []
+    start(StreamServer, lambda stream, address: timeouts.append(stream.gettimeout()), **files)
+    with wrap_stream(dial(), trusting, server_hostname=NAME) as client:
+        assert receive_all(client) == b""
+    assert timeouts == [None], "handshake_timeout is for the handshake alone"
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

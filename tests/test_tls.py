@@ -511,6 +511,19 @@ def test_handshake_by_reading_and_writing(sockets: Any, certificates: Certificat
     assert reader.get(timeout=10) == b"hello"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_handshake_by_reading_and_writing_at_once(
+    version: ssl.TLSVersion, sockets: Any, certificates: Certificates, spawn: Callable[..., Any]
+) -> None:
+    client = wrap_stream(sockets[0], certificates.client(version), server_hostname=NAME, do_handshake_on_connect=False)
+    server = wrap_stream(sockets[1], certificates.server(version), server_side=True, do_handshake_on_connect=False)
+    readers = [spawn(receive_exactly, end, 300_000) for end in (server, client)]
+    gevent.idle()
+    writers = [spawn(end.sendall, pattern(300_000)) for end in (server, client)]
+    gevent.joinall(writers, timeout=10, raise_error=True)
+    assert [reader.get(timeout=10) for reader in readers] == [pattern(300_000)] * 2
+
+
 # -- interrupted calls ---------------------------------------------------------------------------
 
 

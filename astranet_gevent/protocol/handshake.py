@@ -63,7 +63,8 @@ def decode_handshake(payload: bytes) -> Handshake:
     Raises RemoteProtocolError for anything else.
     """
     try:
-        value = json.loads(payload)
+        # Given bytes, json would guess at UTF-16 and 32 too; the original reads UTF-8 and puts up with what is not.
+        value = json.loads(payload.decode("utf-8", "replace"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"handshake of {len(payload)} bytes is not JSON: {payload[:80]!r}") from error
     if value is None:
@@ -79,11 +80,15 @@ def decode_handshake(payload: bytes) -> Handshake:
     return Handshake(address, _decode_capabilities(value.get(_KEY)))
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is Python's, not JSON")
+
+
 def _decode_capabilities(value: Any) -> Capabilities:
     # A malformed value of ours is treated as absent: the peer then gets what the original gets.
     if not isinstance(value, dict):
         return ORIGINAL
     version, features = value.get("version"), value.get("features")
-    if not isinstance(version, int) or version < 1 or not isinstance(features, list):
+    if type(version) is not int or version < 1 or not isinstance(features, list):
         return ORIGINAL
     return Capabilities(version, *(name in features for name in _FEATURES))

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.fileobject import FileObject
-from wire.peer import DATA, Frame
+from wire.peer import DATA, DIAL, SYN, SYN_ACK, Frame
 
 from astranet_gevent import AstraNet, Config
 from astranet_gevent.errors import (
@@ -440,8 +440,9 @@ def test_close_does_not_wait_for_ever(bench: Bench) -> None:
     peer, _ = bench.raw(mesh)
     peer.announce("sink", 5000)
     for _ in range(20):
-        dial = gevent.spawn(mesh.dial, "sink", DEADLINE)
-        peer.accept()
+        dial = bench.spawn(mesh.dial, "sink", DEADLINE)
+        frame = peer.wait_for(DIAL)
+        peer.send(peer.frame(SYN, frame.lport, frame.rport), peer.frame(SYN_ACK, frame.lport, frame.rport))
         dial.get(timeout=DEADLINE).sendall(bytes(65536))
     with deadline(2):
         mesh.close(0.1)
