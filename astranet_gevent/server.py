@@ -66,7 +66,7 @@ class _ListenerServer(gevent_server.StreamServer):
     """What StreamServer and WSGIServer share: accepting from a Listener, and TLS without descriptors."""
 
     #: Seconds for a TLS handshake, None for ever. gevent has no limit here, so that a client that says nothing
-    #: occupies its greenlet, and its place in a pool, until it leaves.
+    #: occupies its greenlet, and its place in a pool, until it leaves. Not for ``do_handshake_on_connect=False``.
     handshake_timeout: float | None = 10.0
 
     _wrap: Callable[[Any], TLSStream] | None = None

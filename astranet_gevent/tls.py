@@ -179,6 +179,7 @@ class TLSStream:
         "_owed",
         "_phase",
         "_plain",
+        "_process",
         "_reader",
         "_stream",
         "_timeout",
@@ -229,6 +230,7 @@ class TLSStream:
 
         self._io_refs = 0
         self._closed = False
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         side = "server" if self.server_side else "client"
@@ -658,7 +660,9 @@ class TLSStream:
             self._stream.close()
 
     def _say_goodbye(self) -> None:
-        if not self._reader:
+        if self._process != os.getpid():
+            return  # a forked child closes its copy; the connection goes on, and is its parent's
+        if not self._feeding:
             if self._phase is _Phase.HANDSHAKE:
                 self._discard_flight()
             elif not self.server_side and self._tls.version() == "TLSv1.3":

@@ -449,16 +449,17 @@ def test_unknown_tls_argument(nodes: Nodes, files: dict[str, Any]) -> None:
 
 def test_broken_handshakes_do_not_stop_the_server(start: Start, dial: Any, files: dict[str, Any], trusting: Any, capfd: Any) -> None:
     class Impatient(StreamServer):
-        handshake_timeout = 0.25
+        handshake_timeout = 0.05
 
     stranger = ssl.create_default_context()
     # One place only: each of these gives it back.
-    start(Impatient, echo, spawn=1, **files)
+    server = start(Impatient, echo, spawn=1, **files)
     silent = dial()
     half = dial()
     half.sendall(b"\x16\x03\x01\x02\x00\x01")
     assert receive_all(silent) == b""
     assert receive_all(half) == b""
+    server.handshake_timeout = 10
     plain = dial()
     plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with contextlib.suppress(ConnectionResetError):

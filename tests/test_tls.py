@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import select
 import shutil
 import socket as stdlib_socket
@@ -517,8 +518,9 @@ def test_handshake_by_reading_and_writing_at_once(
 ) -> None:
     client = wrap_stream(sockets[0], certificates.client(version), server_hostname=NAME, do_handshake_on_connect=False)
     server = wrap_stream(sockets[1], certificates.server(version), server_side=True, do_handshake_on_connect=False)
+    # Readers are in before any byte has come, so the handshake's answers are theirs to make and,
+    # while a writer holds the line, the writer's to send.
     readers = [spawn(receive_exactly, end, 300_000) for end in (server, client)]
-    gevent.idle()
     writers = [spawn(end.sendall, pattern(300_000)) for end in (server, client)]
     gevent.joinall(writers, timeout=10, raise_error=True)
     assert [reader.get(timeout=10) for reader in readers] == [pattern(300_000)] * 2
@@ -727,7 +729,7 @@ def test_reading_goes_on_while_its_answer_cannot_leave(
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
-def test_key_updates(certificates: Certificates, spawn: Callable[..., Any]) -> None:
+def test_key_updates(certificates: Certificates, spawn: Callable[..., Any], eventually: Callable[..., None]) -> None:
     listener = gevent.socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -749,19 +751,27 @@ def test_key_updates(certificates: Certificates, spawn: Callable[..., Any]) -> N
                 gevent.idle()
 
         writing = spawn(write)
-        output = spawn(program.stdout.read)
+        text = bytearray()
+
+        def collect() -> None:
+            while part := program.stdout.read1(65536):
+                text.extend(part)
+
+        collecting = spawn(collect)
         for number in range(20):
-            # "K" alone on a line: new keys, and the peer is asked for new ones too.
-            for words in (b"K\n", b"word %d\n" % number):
-                program.stdin.write(words)
-                program.stdin.flush()
-                gevent.sleep(0.005)  # s_client sees a command only at the start of a read
-            assert receive_exactly(server, len(b"word %d\n" % number)) == b"word %d\n" % number
+            # "K" alone on a line: new keys, and the peer is asked for new ones too. Only at the start of what is read
+            # from the terminal is it a command: so it must be gone before the next line comes.
+            program.stdin.write(b"K\n")
+            program.stdin.flush()
+            eventually(lambda: text.count(b"KEYUPDATE") > number, "the key update")  # noqa: B023
+            words = b"word %d\n" % number
+            program.stdin.write(words)
+            program.stdin.flush()
+            assert receive_exactly(server, len(words)) == words
         writing.get(timeout=20)
         server.close()
-        text = output.get(timeout=10).decode(errors="replace")
-        assert [line for line in lines if line not in text] == []
-        assert text.count("KEYUPDATE") == 20
+        collecting.get(timeout=10)
+        assert [line for line in lines if line.encode() not in text] == []
     finally:
         program.kill()
         program.wait()
@@ -896,6 +906,28 @@ def test_close_wakes_the_reader(pair: Pair, spawn: Callable[..., Any]) -> None:
         reading.get(timeout=10)
     assert caught.value.errno == 9
     assert server.recv(1) == b"", "close_notify has been sent all the same"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_close_in_a_forked_child(pair: Pair) -> None:
+    client, server = pair
+    child = os.fork()
+    if not child:
+        client.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    client.sendall(b"still here")
+    assert server.recv(100) == b"still here"
+
+
+def test_close_wakes_the_handshake(sockets: Any, certificates: Certificates, spawn: Callable[..., Any]) -> None:
+    client = wrap_stream(sockets[0], certificates.client(), server_hostname=NAME, do_handshake_on_connect=False)
+    shaking = spawn(client.do_handshake)
+    gevent.idle()
+    client.close()
+    with pytest.raises(OSError) as caught:
+        shaking.get(timeout=10)
+    assert caught.value.errno == 9
 
 
 @pytest.mark.parametrize("read", [False, True])

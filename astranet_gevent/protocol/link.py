@@ -94,6 +94,11 @@ class LinkCore:
         """Bytes were handed to the system."""
         self._last_sent = now
 
+    def drain(self) -> None:
+        """Take no more streams."""
+        if self.state is LinkState.READY:
+            self.state = LinkState.DRAINING
+
     def start_goodbye(self) -> bool:
         """Take no more streams; True when a GOODBYE has to be sent."""
         if self.goodbye_sent or self.state not in (LinkState.READY, LinkState.DRAINING):
@@ -158,8 +163,11 @@ class LinkCore:
         """Add the time that this process was not awake to the deadlines."""
         late = now - self._armed_for if self._armed_for is not None else 0.0
         # Ordinary scheduling delays are a few ms; a fifth of the interval is far above them and far below any deadline.
-        if late <= self._config.keepalive_interval / 5:
+        ordinary = self._config.keepalive_interval / 5
+        if late <= ordinary:
             return
+        # By the lateness alone the deadline that was armed would pass just now, with what came in the meantime still unread.
+        late += ordinary
         self._handshake_deadline += late
         self._last_received = min(now, self._last_received + late)
         if self._stalled_since is not None:

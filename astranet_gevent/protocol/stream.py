@@ -74,6 +74,7 @@ _STEPS: Final[dict[tuple[StreamState, Step], StreamState]] = {
     (GOT_FIN, Step.GONE): PEER_GONE,
     (GOT_FIN, Step.BREAK): PEER_GONE,
     (FINISHED, Step.CLOSE): CLOSED,
+    (PEER_GONE, Step.SHUTDOWN): FINISHED,
     (PEER_GONE, Step.CLOSE): CLOSED,
     (RESET, Step.CLOSE): CLOSED,
 }

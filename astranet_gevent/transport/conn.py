@@ -57,6 +57,10 @@ class Conn(Protocol):
         """Send everything, waiting as long as it takes. Raises OSError."""
         ...
 
+    def finish(self) -> bool:
+        """End the sending direction, so that the peer reads all of it and then the end; False when that cannot be done. Never raises."""
+        ...
+
     def shutdown(self) -> None:
         """End both directions, so that whoever waits in recv_into or send_all wakes. Never raises."""
         ...
@@ -146,6 +150,13 @@ class SocketConn:
             self._hub.wait(self._write_watcher)
             left = self.try_send(left)
 
+    def finish(self) -> bool:
+        try:
+            self._raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
     def shutdown(self) -> None:
         # ENOTCONN: the other end was faster. The descriptor then reads as ended all the same.
         with contextlib.suppress(OSError):
@@ -189,6 +200,9 @@ class SocketLikeConn:
 
     def send_all(self, parts: Sequence[Buffer]) -> None:
         self._sock.sendall(b"".join(parts))
+
+    def finish(self) -> bool:
+        return False
 
     def shutdown(self) -> None:
         for verb in ("shutdown", "close"):
@@ -244,6 +258,9 @@ class FileConn:
                 self._flush()
         except ValueError as error:
             raise OSError(errno.EBADF, f"attached file: {error}") from error
+
+    def finish(self) -> bool:
+        return False
 
     def shutdown(self) -> None:
         for end in (self._writer, self._reader):

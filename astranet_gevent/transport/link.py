@@ -45,6 +45,9 @@ _MAX_CANCELLED: Final = 1024
 # Batches sent in one go before other greenlets get their turn.
 _BATCHES_PER_FLUSH: Final = 4
 
+# Seconds for which what the peer sent before it was lost may still be read.
+_LAST_WORDS: Final = 2.0
+
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
 
@@ -117,10 +120,13 @@ class Link:
         self._ready = Event()
         # Made by a close() that waits until everything is sent.
         self._flushed: Event | None = None
+        # Set once we have closed: what still comes is not for anybody.
+        self._discarding = False
         # What the Conn did not take; the writer greenlet is at work on it while ``_writing``.
         self._leftover: list[Buffer] = []
         self._writing = False
         self._writer_parked = False
+        self._send_failed = False
         self._readable: list[Stream] = []
         self._writable: list[Stream] = []
         self._run_scheduled = False
@@ -180,12 +186,27 @@ class Link:
         return bool(self.ended.wait(timeout))
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is queued, at most ``timeout`` seconds, then end the link; its streams are reset."""
-        if not self.forked and self.core.state is not LinkState.CLOSED:
-            if timeout > 0 and gevent.getcurrent() is not self.hub and (self.queue or self._writing):
-                self._flushed = self._flushed or Event()
-                self._flushed.wait(timeout)
-            self.end(None)
+        """Send what is queued and wait until the peer has read it, at most ``timeout`` seconds.
+
+        Then end the link. Its streams are reset.
+        """
+        if self.forked or self.core.state is LinkState.CLOSED:
+            return
+        if timeout > 0 and self._ready.is_set() and gevent.getcurrent() is not self.hub:
+            self._close_gently(time.monotonic() + timeout)
+        self.end(None)
+
+    def _close_gently(self, deadline: float) -> None:
+        self.core.drain()
+        self._owner.link_drained(self)
+        if self.queue or self._writing:
+            self._flushed = self._flushed or Event()
+            self._flushed.wait(max(0.0, deadline - time.monotonic()))
+        # Closing a socket with something unread resets it, and what the peer has not read yet would be lost: so read until it ends too.
+        self._break_all(LinkLostError(f"link to {self._peer_text()} closed"))
+        self._discarding = True
+        if self._conn.finish():
+            self.ended.wait(max(0.0, deadline - time.monotonic()))
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
@@ -196,6 +217,8 @@ class Link:
                 count = self._conn.recv_into(self._buffer.writable())
                 if not count or self.core.state is LinkState.CLOSED:
                     break
+                if self._discarding:
+                    continue
                 if self._conn.calls_after_read:
                     self._run_scheduled = True
                 self._receive(self._buffer.decode(count))
@@ -398,13 +421,13 @@ class Link:
 
     def _flush_once(self) -> None:
         """Hand one batch to the Conn; the writer greenlet gets what it does not take at once."""
-        if self.core.state is LinkState.CLOSED:
+        if self.core.state is LinkState.CLOSED or self._send_failed:
             self.queue.clear()
             return
         try:
             leftover = self._conn.try_send(self.queue.take())
         except OSError as error:
-            self.end(error)
+            self._sending_failed(error)
             return
         if leftover:
             self._leftover = list(leftover)
@@ -415,9 +438,18 @@ class Link:
         else:
             self.core.note_sent(time.monotonic())
 
+    def _sending_failed(self, error: OSError) -> None:
+        """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""
+        self.queue.clear()
+        if not self._send_failed:
+            self._send_failed = True
+            self._timer.stop()
+            self._timer.close()
+            self._timer = self.hub.loop.timer(_LAST_WORDS)
+            self._timer.start(self.end, error)
+
     def _write_loop(self) -> None:
         """Wait with what could not be sent at once, then with all that has come since."""
-        error: Exception | None = None
         try:
             while self.core.state is not LinkState.CLOSED:
                 if not self._writing:
@@ -426,23 +458,24 @@ class Link:
                     self._writer_parked = False
                     continue
                 leftover, self._leftover = self._leftover, []
-                self._conn.send_all(leftover)
-                self.core.note_sent(time.monotonic())
+                try:
+                    self._conn.send_all(leftover)
+                    self.core.note_sent(time.monotonic())
+                except OSError as error:
+                    self._sending_failed(error)
                 self._writing = False
                 if not self.flush_scheduled:
                     self.schedule_flush()
-        except OSError as caught:
-            error = caught
         finally:
             self._writing = False
-            self.end(error)
+            self.end(None)
             self._greenlet_done()
 
     # -- timer -----------------------------------------------------------------------------------------------------------------
 
     def _arm_timer(self) -> None:
         deadline = self.core.next_deadline()
-        if deadline is not None:
+        if deadline is not None and not self._send_failed:
             self._timer.stop()
             self._timer.close()
             self._timer = self.hub.loop.timer(max(0.001, deadline - time.monotonic()))
@@ -561,8 +594,9 @@ class Link:
         lost.__cause__ = error
         self._timer.stop()
         self._timer.close()
-        for stream in list(self.streams.values()):
-            stream.break_off(lost)
+        self._break_all(lost)
+        if self.heard is not None:
+            self.heard.set()
         self.queue.clear()
         self._leftover = []
         self.blocked.clear()
@@ -575,6 +609,10 @@ class Link:
         if self._writer_parked:
             self._writer_parked = False
             self.hub.loop.run_callback(self._writer.switch)
+
+    def _break_all(self, error: Exception) -> None:
+        for stream in list(self.streams.values()):
+            stream.break_off(error)
 
     def _peer_text(self) -> str:
         return f"node {format_node_id(self.peer_id)}" if self.peer_id else self.remote_address or "the peer"

@@ -17,7 +17,7 @@ from gevent.hub import Hub
 from ..errors import ForkedError, StreamClosedError, StreamTimeout, StreamWouldBlockError, WrongThreadError
 from .options import get_option, set_option
 from .readiness import Readiness
-from .stream import Stream
+from .stream import Stream, check_timeout
 
 __all__ = ["Listener"]
 
@@ -185,9 +185,7 @@ class Listener:
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout in seconds. Raises ValueError below 0."""
-        if value is not None and value < 0:
-            raise ValueError("Timeout value out of range")
-        self._timeout = None if value is None else float(value)
+        self._timeout = None if value is None else check_timeout(value)
 
     def setblocking(self, flag: bool) -> None:
         """``settimeout(None)`` or ``settimeout(0.0)``."""

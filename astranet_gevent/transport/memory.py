@@ -109,6 +109,10 @@ class MemoryConn:
             self._outgoing.wait_writable()
             left = self.try_send(left)
 
+    def finish(self) -> bool:
+        self._outgoing.end()
+        return True
+
     def shutdown(self) -> None:
         self._outgoing.end()
         self._incoming.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket
 import struct
@@ -74,7 +75,7 @@ _READ_ONLY: Final = frozenset(
 
 def get_option(options: dict[tuple[int, int], Any], level: int, option: int, buflen: int, take_error: Callable[[], int]) -> Any:
     """An int, or bytes when ``buflen`` is given. Raises OSError(ENOPROTOOPT) for an unknown option."""
-    key = (int(level), int(option))
+    key = (operator.index(level), operator.index(option))
     if key == (socket.SOL_SOCKET, socket.SO_ERROR):
         value: Any = take_error()
     elif key in options:
@@ -93,7 +94,7 @@ def get_option(options: dict[tuple[int, int], Any], level: int, option: int, buf
 
 def set_option(options: dict[tuple[int, int], Any], level: int, option: int, value: Any) -> None:
     """Remember a value. Raises OSError(ENOPROTOOPT) for an unknown or read-only option, TypeError for a value of another type."""
-    key = (int(level), int(option))
+    key = (operator.index(level), operator.index(option))
     if key in _READ_ONLY or (key not in _KNOWN and key not in _STRUCTS):
         raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
     if key in _STRUCTS:

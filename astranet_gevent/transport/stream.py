@@ -24,7 +24,6 @@ from ..errors import (
     ConcurrentUseError,
     DialRefusedError,
     ForkedError,
-    LimitError,
     StreamBrokenPipeError,
     StreamClosedError,
     StreamNotConnectedError,
@@ -113,6 +112,8 @@ class Stream(StreamCore):
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Up to ``bufsize`` bytes, ``b""`` at the end. Raises StreamTimeout, StreamResetError, StreamClosedError, BlockingIOError."""
+        if type(bufsize) is not int:
+            bufsize = operator.index(bufsize)
         if bufsize <= 0:
             if bufsize < 0:
                 raise ValueError("negative buffersize in recv")
@@ -138,6 +139,8 @@ class Stream(StreamCore):
     def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
         """Read into ``buffer``; the number of bytes, 0 at the end. Raises as ``recv``."""
         view = memoryview(buffer).cast("B")
+        if view.readonly:
+            raise TypeError(f"recv_into() needs a buffer that can be written, not {type(buffer).__name__!r}")
         if nbytes < 0:
             raise ValueError("negative buffersize in recv_into")
         if nbytes:
@@ -175,14 +178,16 @@ class Stream(StreamCore):
         """Fill the buffers in turn from what is there; ``(count, [], 0, None)``."""
         if ancbufsize < 0:
             raise ValueError("invalid ancillary data buffer length")
-        total = 0
-        for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            count = self.recv_into(view, 0, flags) if view else 0
-            total += count
-            if count < len(view) or not self.buffered or flags & _MSG_PEEK:
-                break
-        return total, [], 0, None
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        if any(view.readonly for view in views):
+            raise TypeError("recvmsg_into() needs buffers that can be written")
+        data = self.recv(sum(map(len, views)), flags)
+        done = 0
+        for view in views:
+            part = data[done : done + len(view)]
+            view[: len(part)] = part
+            done += len(part)
+        return done, [], 0, None
 
     def _await_data(self, flags: int = 0) -> bool:
         """Wait for data: True when some is buffered, False at the end of the stream."""
@@ -575,7 +580,8 @@ class Stream(StreamCore):
             raise StreamNotConnectedError
         if how != socket.SHUT_WR:
             self._flags |= _READ_SHUT
-        if how != socket.SHUT_RD and self.step(Step.SHUTDOWN):
+        was_live = self.state in LIVE
+        if how != socket.SHUT_RD and self.step(Step.SHUTDOWN) and was_live:
             self._send_frames(encode_frame(Command.FIN2, reverse_key(self.key)))
             if self.state not in LIVE:
                 self._path.link.forget(self)
@@ -687,11 +693,7 @@ class Stream(StreamCore):
     def settimeout(self, value: float | None) -> None:
         """Set the timeout in seconds for calls from now on. Raises ValueError below 0."""
         if value is not None:
-            if not isinstance(value, (int, float)):
-                value = float(value)
-            if value < 0:
-                raise ValueError("Timeout value out of range")
-            value = float(value)
+            value = check_timeout(value)
         self._timeout = value
 
     def setblocking(self, flag: bool) -> None:
@@ -771,6 +773,11 @@ class Stream(StreamCore):
         return f"<Stream {self.state.name} {remote:#x}:{rport} <-> {local:#x}:{lport}>"
 
 
-def limit_error(name: str, value: int) -> LimitError:
-    """The error for a limit of the configuration."""
-    return LimitError(f"{name} {value} reached: raise {name} in the Config, or close streams")
+def check_timeout(value: Any) -> float:
+    """A timeout in seconds as a float. Raises TypeError for what is not a number, ValueError below 0."""
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        raise TypeError(f"a timeout is a number of seconds or None, not {type(value).__name__!r}")
+    seconds = float(value)
+    if not seconds >= 0:
+        raise ValueError("Timeout value out of range")
+    return seconds

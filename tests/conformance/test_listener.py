@@ -332,6 +332,31 @@ def test_a_client_that_is_reset_before_accept(provider: Provider, listener: List
             assert receive_exactly(second, 5) == b"later"
 
 
+def test_a_dial_that_is_killed_leaves_nothing_behind(provider: Provider, listener: Listener, spawn: Spawn) -> None:
+    """At whatever point: the accepter gets nothing, or a stream that has ended."""
+    address = provider.address(listener)
+    for turns in range(12):
+        dialler = spawn(catch, provider.dial, address)
+        for _ in range(turns):
+            gevent.sleep(0)  # one turn of the loop further than the last time
+        dialler.kill()
+        if not isinstance(dialler.value, gevent.GreenletExit):
+            dialler.value.close()
+    last = provider.dial(address)
+    last.sendall(b"last")
+    accepted = 0
+    data = b""
+    while data != b"last":
+        server, _ = listener.accept()
+        with server:
+            data = catch(server.recv, 4)
+            if isinstance(data, OSError):
+                assert_errno(data, "ECONNRESET")
+        accepted += 1
+    assert accepted <= 13
+    last.close()
+
+
 def test_many_dials_at_once(provider: Provider, listener: Listener, spawn: Spawn) -> None:
     address = provider.address(listener)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.threadpool import ThreadPool
 
 from astranet_gevent.transport.link import PROCESS_BUDGET
 
@@ -17,16 +19,12 @@ from .tools import Bench
 
 @pytest.fixture(scope="session", autouse=True)
 def resolver_threads() -> None:
-    """The threads of gevent's resolver stay for good once they are there: have all of them before leaks are counted."""
-    pool = gevent.get_hub().threadpool
-    gevent.joinall([pool.spawn(_rest) for _ in range(pool.maxsize)])
-
-
-def _rest() -> None:
-    # Long enough for all threads to have started: the pool starts another only while the others are busy.
-    import time
-
-    time.sleep(0.02)
+    """Give gevent's resolver threads that stay. Those of the default pool end after 5 s without work: until then they count as leaks."""
+    hub = gevent.get_hub()
+    hub.threadpool = pool = ThreadPool(2, hub=hub)
+    hub.resolver = hub.resolver_class(hub=hub)
+    # Its threads start when there is work for them; each has to rest long enough for the other to start too.
+    gevent.joinall([pool.spawn(time.sleep, 0.05) for _ in range(pool.maxsize)])
 
 
 class _ErrorLog(logging.Handler):

@@ -21,6 +21,11 @@ WHOLE_NUMBERS = [name for name in NUMBERS if type(getattr(DEFAULTS, name)) is in
 SECONDS = [name for name in NUMBERS if name not in WHOLE_NUMBERS]
 
 
+def made(**settings: Any) -> Config:
+    """A Config of settings whose names come from elsewhere."""
+    return Config(**settings)
+
+
 def refusal(**settings: Any) -> str:
     """What a Config says when it refuses a value."""
     with pytest.raises(ConfigError) as caught:
@@ -35,32 +40,24 @@ def test_every_number_has_been_found() -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [-1, 10**30])
-def test_number_out_of_range(name: str, value: int) -> None:
-    text = refusal(**{name: value})
-    assert text.startswith(f"{name} {value} is not within ")
-    low, high = text.rpartition(" ")[2].split("..")
-    assert not float(low) <= value <= float(high)
-    assert float(low) <= getattr(DEFAULTS, name) <= float(high)
-
-
-@pytest.mark.parametrize("name", NUMBERS)
 def test_the_range_that_a_refusal_names_is_the_one_that_holds(name: str) -> None:
+    # The range is read from the text.
     low, high = (float(bound) if "." in bound else int(bound) for bound in refusal(**{name: -1}).rpartition(" ")[2].split(".."))
+    assert low <= getattr(DEFAULTS, name) <= high
     # Wide enough that the pairs which depend on each other do not get in the way.
     room = {"rejoin_min": 0.01, "rejoin_max": 24 * 3600.0, "keepalive_interval": 0.05, "keepalive_timeout": 24 * 3600.0}
     for bound in (low, high):
-        assert getattr(Config(**{**room, name: bound}), name) == bound
+        assert getattr(made(**{**room, name: bound}), name) == bound
     step = 1 if name in WHOLE_NUMBERS else 0.0001
-    for outside in (low - step, high + step):
+    for outside in (-1, low - step, high + step, 10**30):
         assert f"{name} {outside} is not within {low}..{high}" == refusal(**{**room, name: outside})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [None, "10", b"10", True, [1], 1j])
-def test_what_is_no_number(name: str, value: object) -> None:
-    text = refusal(**{name: value})
-    assert text.startswith(f"{name} {value!r} is not a ")
+def test_what_is_no_number(name: str) -> None:
+    values: list[Any] = [None, "10", b"10", True, [1], 1j]
+    for value in values:
+        assert refusal(**{name: value}).startswith(f"{name} {value!r} is not a ")
 
 
 @pytest.mark.parametrize("name", WHOLE_NUMBERS)
@@ -70,15 +67,15 @@ def test_no_fractions_where_things_are_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SECONDS)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.0])
-def test_seconds_that_are_none(name: str, value: float) -> None:
-    assert refusal(**{name: value}).startswith(f"{name} {value} is not within ")
+def test_seconds_that_are_none(name: str) -> None:
+    for value in (float("nan"), float("inf"), -1e-9):
+        assert refusal(**{name: value}).startswith(f"{name} {value} is not within ")
 
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds_may_be_whole(name: str) -> None:
     room = {"rejoin_min": 1, "rejoin_max": 60, "keepalive_interval": 1, "keepalive_timeout": 100}
-    assert getattr(Config(**{**room, name: 60}), name) == 60
+    assert getattr(made(**{**room, name: 60}), name) == 60
 
 
 @pytest.mark.parametrize("name", ["loopback", "follow"])
@@ -89,7 +86,7 @@ def test_flags_are_bools(name: str, value: object) -> None:
 
 def test_bounds_that_depend_on_each_other() -> None:
     assert refusal(rejoin_min=5.0, rejoin_max=4.0) == "rejoin_max 4.0 is below rejoin_min 5.0"
-    assert Config(rejoin_min=5.0, rejoin_max=5.0)
+    assert Config(rejoin_min=5.0, rejoin_max=5.0).rejoin_max == 5.0
     assert "keepalive_timeout 5.0" in refusal(keepalive_timeout=5.0)
     assert "keepalive_interval 100" in refusal(keepalive_interval=100)
 
@@ -102,7 +99,8 @@ def test_roles() -> None:
     for role in Role:
         assert Config(role=role).role is role
         assert Config(role=role.value).role is role  # type: ignore[arg-type]
-    for value in ("CLIENT", "", None, 1, []):
+    others: list[Any] = ["CLIENT", "", None, 1, []]
+    for value in others:
         text = refusal(role=value)
         assert text.startswith(f"role {value!r} is not one of ")
         assert all(repr(role.value) in text for role in Role)
@@ -115,7 +113,13 @@ def test_what_the_roles_do() -> None:
 
 @pytest.mark.parametrize(
     ("written", "env", "suffix"),
-    [((), (), ""), (("x", "y"), ("x", "y"), ".x.y"), (["x"], ("x",), ".x"), ("staging", ("staging",), ".staging"), ("a.b", ("a.b",), ".a.b")],
+    [
+        ((), (), ""),
+        (("x", "y"), ("x", "y"), ".x.y"),
+        (["x"], ("x",), ".x"),
+        ("staging", ("staging",), ".staging"),
+        ("a.b", ("a.b",), ".a.b"),
+    ],
 )
 def test_env(written: Any, env: tuple[str, ...], suffix: str) -> None:
     config = Config(env=written)
@@ -130,14 +134,16 @@ def test_env_that_is_refused(value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["listen", "join", "advertise"])
 def test_addresses_of_all_kinds(name: str) -> None:
-    config = Config(**{name: [("10.0.0.1", 80), "[::1]:81", "unix:/run/x"]})
+    config = made(**{name: [("10.0.0.1", 80), "[::1]:81", "unix:/run/x"]})
     expected = (LinkAddress("tcp", "10.0.0.1", 80), LinkAddress("tcp", "::1", 81), LinkAddress("unix", "/run/x"))
     assert getattr(config, name) == expected
-    assert getattr(Config(**{name: ()}), name) == ()
+    assert getattr(made(**{name: ()}), name) == ()
 
 
 @pytest.mark.parametrize("name", ["listen", "join", "advertise"])
-@pytest.mark.parametrize("value", [("10.0.0.1", 80), "10.0.0.1:80", 80, LinkAddress("tcp", "10.0.0.1", 80), ["nonsense"], [("h", 65536)], [None]])
+@pytest.mark.parametrize(
+    "value", [("10.0.0.1", 80), "10.0.0.1:80", 80, LinkAddress("tcp", "10.0.0.1", 80), ["nonsense"], [("h", 65536)], [None]]
+)
 def test_addresses_that_are_refused(name: str, value: Any) -> None:
     assert refusal(**{name: value}).startswith(f"{name} ")
 
@@ -196,7 +202,7 @@ H1, H2 = LinkAddress("tcp", "h1", 1), LinkAddress("tcp", "h2", 2)
     ],
 )
 def test_from_environ(environ: dict[str, str], expected: dict[str, Any]) -> None:
-    assert Config.from_environ(environ) == Config(**expected)
+    assert Config.from_environ(environ) == made(**expected)
 
 
 def test_overrides_win_over_the_environment() -> None:
@@ -225,10 +231,15 @@ def test_a_bad_environment_names_its_variable(text: str) -> None:
         Config.from_environ({"ASTRANET_ENV": text})
 
 
+variables = st.sampled_from(["ASTRANET_JOIN", "MPXROUTER", "ASTRANET_LISTEN", "SKYNET_BIND", "ASTRANET_ENV"])
+
+
 @PROPERTY
-@given(st.dictionaries(st.sampled_from(["ASTRANET_JOIN", "MPXROUTER", "ASTRANET_LISTEN", "SKYNET_BIND", "ASTRANET_ENV"]), st.text(max_size=20)))
+@given(st.dictionaries(variables, st.text(max_size=20)))
 def test_the_environment_raises_nothing_else(environ: dict[str, str]) -> None:
+    said = ""
     try:
         Config.from_environ(environ)
     except ConfigError as error:
-        assert any(variable in str(error) for variable in environ)
+        said = str(error)
+    assert not said or any(variable in said for variable in environ)

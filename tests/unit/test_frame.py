@@ -171,7 +171,9 @@ large_sizes = st.one_of(
     st.integers(0, MAX_PAYLOAD),
 )
 large_cuts = st.lists(
-    st.one_of(st.sampled_from([1, 28, 29, 30, MAX_PAYLOAD, MAX_PAYLOAD + 29, SLAB_SIZE]), st.integers(3000, SLAB_SIZE)), min_size=1, max_size=6
+    st.one_of(st.sampled_from([1, 28, 29, 30, MAX_PAYLOAD, MAX_PAYLOAD + 29, SLAB_SIZE]), st.integers(3000, SLAB_SIZE)),
+    min_size=1,
+    max_size=6,
 )
 
 

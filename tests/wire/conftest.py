@@ -19,6 +19,9 @@ from .peer import DEADLINE, PEER_ID, PEER_PORT, RawPeer, RawStream
 # milliseconds instead of fifty between announcements saves the suite some seconds.
 DEFAULTS: dict[str, Any] = {"follow": False, "announce_interval": 0.01}
 
+Spawn = Callable[..., gevent.Greenlet]
+Eventually = Callable[..., None]
+
 # The port of our node's service in most tests.
 PORT = 5000
 
@@ -30,6 +33,21 @@ def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     except AstraNetError as error:
         return error
+
+
+def known_services(mesh: AstraNet) -> set[tuple[str, int, int, int]]:
+    """Name, node, port and distance of every service that the node knows."""
+    return {(service.name, service.node_id, service.port, service.distance) for service in mesh.services()}
+
+
+def listen_anywhere(where: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    """A listening socket. Not socket.create_server(): that makes one that stops the whole hub."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(where)
+    listener.listen()
+    listener.settimeout(DEADLINE)
+    return listener
 
 
 class Pair(NamedTuple):
@@ -148,3 +166,12 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     yield errors
     logger.removeHandler(handler)
     assert not errors, errors
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    """Four listening sockets."""
+    made = [listen_anywhere() for _ in range(4)]
+    yield made
+    for listener in made:
+        listener.close()

@@ -6,6 +6,7 @@ does), every application call ends in the library's own errors, and another link
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,7 +52,9 @@ from .peer import (
 )
 
 # The fixtures are shared by all examples on purpose: the witness has to live through every one.
+# Three times as many as by default: an example takes 5 ms.
 FUZZ = settings(
+    max_examples=300,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -193,6 +196,39 @@ def test_well_formed_frames_that_make_no_sense(target: Target, sent: list[Frame]
     _drain(peer.fence)
     peer.close()
     link.wait(DEADLINE)
+    target.check()
+
+
+odd_payloads = [
+    b"",
+    b"\0",
+    b"\0\0\0",
+    u32(0),
+    u32(1),
+    u32(2**32 - 1),
+    b"\0" * 5,
+    b"{}",
+    b"\xff\xfe:\x80",
+    b"127.0.0.1:9",
+    b"x" * 200,
+    bytes(MAX_PAYLOAD),
+]
+
+
+@pytest.mark.parametrize("own_kind", [True, False])
+@pytest.mark.parametrize("command", [*sorted(NAMES), 213, 0, 255], ids=lambda code: NAMES.get(code, str(code)))
+def test_every_command_with_every_odd_payload(target: Target, command: int, own_kind: bool) -> None:
+    """The systematic part: no luck needed. A link that this ends is made anew for the next frame."""
+    peer = None
+    for payload in odd_payloads:
+        for remote, local in itertools.product([target.mesh.node_id, 0], [PEER_ID, THIRD_ID, target.mesh.node_id, 0]):
+            for rport, lport in ((0, 0), (5001, PEER_PORT)):
+                if peer is None or peer.ended:
+                    peer = target.bench.peer(target.mesh, payload=OWN_KIND if own_kind else b"{}")
+                peer.send(Frame(command, remote, local, rport, lport, payload))
+        _drain(peer.fence)
+    if peer is not None:
+        peer.close()
     target.check()
 
 

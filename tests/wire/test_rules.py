@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import gevent
 import pytest
 
 from astranet_gevent import Config, Role
 from astranet_gevent.errors import LinkLostError, ServiceNotFoundError, StreamTimeout
 
-from .conftest import PORT, Bench, outcome
+from .conftest import PORT, Bench, Spawn, outcome
 from .peer import (
     ACK,
     BACKGROUND,
@@ -42,8 +41,6 @@ from .peer import (
     read_u32,
     u32,
 )
-
-Spawn = Callable[..., gevent.Greenlet]
 
 # -- 1. Send HANDSHAKE at once; send nothing else until the peer's HANDSHAKE is in.
 
