@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from secrets import randbelow
 from typing import Any, Final
 
@@ -499,31 +499,43 @@ class Node:
             self.service_watchers.pop(watch, None)
 
     def _dial_service(self, key: ServiceKey, service: Service, deadline: float, limit: float) -> Stream:
-        if key.node_id == self.node_id:
-            links: list[Hashable] = []
-            if self.loopback_link is not None:
-                self.loopback_link.wait_ready(deadline - time.monotonic())
-                links = [self.loopback_link]
-        else:
-            links = list(self.routes.direct(key.node_id)) or self.registry.links_to(key)
-        return self._dial_over(links, key.node_id, key.port, deadline, f"service {service.name!r}", limit)
+        what = f"service {service.name!r}"
+        if key.node_id != self.node_id:
+            return self._dial_any(lambda: self.routes.direct(key.node_id) or self.registry.links_to(key), key, deadline, what, limit)
+        if self.loopback_link is None:
+            raise NoRouteError(f"{what} is this node's own, and loopback is off: use with_loopback()")
+        self.loopback_link.wait_ready(deadline - time.monotonic())
+        return self._dial_over(self.loopback_link, key, deadline, what, limit)
 
     def _dial_node(self, node_id: int, port: int, deadline: float, limit: float) -> Stream:
-        links: list[Hashable] = list(self.routes.links_to(node_id))
-        return self._dial_over(links, node_id, port, deadline, f"node {format_node_id(node_id)} port {port}", limit)
+        what = f"node {format_node_id(node_id)} port {port}"
+        if node_id == self.node_id:
+            return self._dial_service(ServiceKey(b"", node_id, port), Service(f":{port}", node_id, port, 0), deadline, limit)
+        return self._dial_any(lambda: self.routes.links_to(node_id), ServiceKey(b"", node_id, port), deadline, what, limit)
 
-    def _dial_over(self, links: list[Hashable], node_id: int, port: int, deadline: float, what: str, limit: float) -> Stream:
-        usable = [link for link in links if isinstance(link, Link) and link.state == "ready"]
-        if not usable:
-            raise NoRouteError(f"no route to node {format_node_id(node_id)} ({what})")
-        link = self._default_link(usable)
-        path = link.path_to(node_id)
+    def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, deadline: float, what: str, limit: float) -> Stream:
+        """Dial over one of equally good links, at random (the second of two relays must carry its share), and over the others if it fails."""
+        error: Exception = NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
+        tried: set[Link] = set()
+        while True:
+            usable = [link for link in find_links() if isinstance(link, Link) and link.state == "ready" and link not in tried]
+            if not usable:
+                raise error
+            link = usable[randbelow(len(usable))] if len(usable) > 1 else usable[0]
+            tried.add(link)
+            try:
+                return self._dial_over(link, key, deadline, what, limit)
+            except (NoRouteError, LinkLostError) as caught:
+                error = caught
+
+    def _dial_over(self, link: Link, key: ServiceKey, deadline: float, what: str, limit: float) -> Stream:
+        path = link.path_to(key.node_id)
         if path is None:
             raise LimitError(f"paths_per_link {self.config.paths_per_link} reached on the way to {what}")
         if len(link.streams) >= self.config.streams_per_link:
             raise LimitError(f"streams_per_link {self.config.streams_per_link} reached on the link to {what}")
         self._greet(path)
-        stream = self._open(link, path, port)
+        stream = self._open(link, path, key.port)
         try:
             stream.wait_dialled(deadline)
         except StreamTimeout as error:
@@ -533,10 +545,6 @@ class Node:
             stream.close()
             raise
         return stream
-
-    def _default_link(self, links: list[Link]) -> Link:
-        """One of equally good links, at random: the second of two relays must carry its share."""
-        return links[randbelow(len(links))] if len(links) > 1 else links[0]
 
     def _open(self, link: Link, path: Path, port: int) -> Stream:
         own_port = self._new_port()

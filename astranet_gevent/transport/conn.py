@@ -264,8 +264,14 @@ class FileConn:
 
     def shutdown(self) -> None:
         for end in (self._writer, self._reader):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
+            try:
                 end.close()
+            except RuntimeError:
+                # A buffered file that somebody waits in cannot be closed; the file below it can, and that ends the wait.
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    end.raw.close()
+            except (OSError, ValueError, AttributeError):
+                continue
 
     def close(self) -> None:
         self.shutdown()

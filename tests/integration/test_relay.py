@@ -20,6 +20,7 @@ from wire.peer import (
     PAUSE,
     PEER_ID,
     RESET,
+    RESUME,
     SERVICE,
     SYN,
     SYN_ACK,
@@ -316,7 +317,8 @@ def test_pause_and_resume_on_the_wire(bench: Bench) -> None:
     assert (pause.remote, pause.local) == (PEER_ID, OTHER_ID)
     for _ in range(sent):
         slow.wait_for(DATA)
-    resume = sender.wait_for(PAUSE + 1)
+    sender.fence()
+    (resume,) = [frame for frame in sender.received if frame.cmd == RESUME]
     assert (resume.remote, resume.local) == (PEER_ID, OTHER_ID)
     assert not any(frame.cmd == FORCE_CLOSED for frame in sender.received)
 

@@ -19,7 +19,7 @@ from .peer import DEADLINE, PEER_ID, PEER_PORT, RawPeer, RawStream
 # milliseconds instead of fifty between announcements saves the suite some seconds.
 DEFAULTS: dict[str, Any] = {"follow": False, "announce_interval": 0.01}
 
-Spawn = Callable[..., gevent.Greenlet]
+Spawn = Callable[..., "gevent.Greenlet[..., Any]"]
 Eventually = Callable[..., None]
 
 # The port of our node's service in most tests.

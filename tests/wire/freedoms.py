@@ -9,13 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .peer import (
-    DATA,
     DIAL,
     DISCOVER,
     FIN1,
     FIN2,
     FOLLOW,
-    FORCE_CLOSED,
     HELLO,
     NO_SERVICE,
     PING,
@@ -51,16 +49,7 @@ def no_discover(replay: Replay, side: Side, frame: Frame) -> bool:
 
 def hairpin(replay: Replay, side: Side, frame: Frame) -> bool:
     """What a node addresses to itself: the original's router sends it back, ours need not."""
-    return frame.local == frame.remote != replay.recorded_id
-
-
-def discover_before_link(replay: Replay, side: Side, frame: Frame) -> bool:
-    """DISCOVER between two other nodes asks nothing of the relay but to pass it on once.
-
-    The original's nodes send it once for each SERVICE frame they get; ours, announcing each service
-    once, gets as many as were recorded, but the times at which the links come up differ.
-    """
-    return False
+    return 0 != frame.local == frame.remote != replay.recorded_id
 
 
 def follow_not_wanted(replay: Replay, side: Side, frame: Frame) -> bool:
@@ -133,25 +122,6 @@ def refusal(replay: Replay, side: Side, frame: Frame) -> bool:
     return frame.cmd in (SYN, FIN2, FIN1) and dialled and unbound
 
 
-def dial_given_up_ours(replay: Replay, side: Side, frame: Frame) -> bool:
-    """A dial that timed out is taken back where it went, so that no late accept keeps a stream."""
-    return (
-        frame.cmd in (FIN2, FIN1, FORCE_CLOSED)
-        and bool(replay.case.unanswered)
-        and frame._replace(cmd=DIAL, payload=b"") in replay.got(side)
-    )
-
-
-def closed_unread(replay: Replay, side: Side, frame: Frame) -> bool:
-    """close() with unread data resets the other end, as TCP does; the original never says so."""
-    return frame.cmd == FORCE_CLOSED and frame._replace(cmd=FIN2, payload=b"") in side.expected
-
-
-def data_on_broken_stream(replay: Replay, side: Side, frame: Frame) -> bool:
-    """What had been sent before the stream broke."""
-    return frame.cmd == DATA and frame.remote in replay.dead_hosts
-
-
 def hello_over_a_relay(replay: Replay, side: Side, frame: Frame) -> bool:
     """What we understand, told once to each node behind a relay. A Go node ignores the command."""
     return frame.cmd == HELLO and _from_us(replay, frame) and frame.remote != side.peer.node_id
@@ -177,8 +147,6 @@ EXTRA = (
     credit_in_lumps,
     closed_for_reading,
     refusal,
-    dial_given_up_ours,
-    closed_unread,
 )
 
 

@@ -97,7 +97,7 @@ def split_frames(data: bytes) -> tuple[list[Frame], bytes]:
         end = position + HEADER.size + size
         if end > len(data):
             break
-        frames.append(Frame(*fields, bytes(data[position + HEADER.size : end])))
+        frames.append(Frame._make([*fields, data[position + HEADER.size : end]]))
         position = end
     return frames, bytes(data[position:])
 

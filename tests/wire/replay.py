@@ -157,7 +157,7 @@ class Replay:
         self.streams: dict[str, Any] = {}
         self.hosts: dict[str, int] = {}
         self.dead_hosts: set[int] = set()
-        self.calls: dict[str, gevent.Greenlet] = {}
+        self.calls: dict[str, gevent.Greenlet[..., Any]] = {}
         self.results = {event.api["tag"]: event.api for event in self.events if "cmd" in event.api}
         self.over = False
         self._bench = bench
@@ -315,7 +315,7 @@ class Replay:
             return
         listener = self.mesh.listen(("127.0.0.1", 0))
         recorded = self._recorded_follow() or address.encode()
-        self.addresses[recorded] = b"%s:%d" % (listener.address[0].encode(), listener.address[1])
+        self.addresses[recorded] = str(listener.link_address).encode()
 
     def _recorded_follow(self) -> bytes | None:
         """The address that the node announced; the listen call names the proxy of the recorder."""
@@ -594,8 +594,8 @@ def _compact(frames: list[Frame]) -> list[Frame]:
             compact.append(frame._replace(payload=b""))
         else:
             compact.append(frame)
-    compact += [Frame(DATA, *key, b"".join(parts)) for key, parts in data.items()]  # type: ignore[arg-type]
-    return compact + [Frame(REWIND, *key, u32(sum_)) for key, sum_ in credit.items()]  # type: ignore[arg-type]
+    compact += [Frame._make((DATA, *key, b"".join(parts))) for key, parts in data.items()]
+    return compact + [Frame._make((REWIND, *key, u32(total))) for key, total in credit.items()]
 
 
 def _difference(one: list[Frame], two: list[Frame]) -> tuple[list[Frame], list[Frame]]:

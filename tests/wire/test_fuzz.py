@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -104,7 +104,7 @@ class Target:
 
 
 @pytest.fixture
-def target(bench: Bench) -> Iterator[Target]:
+def target(bench: Bench) -> Target:
     """A node and its witness."""
     return Target(bench)
 
@@ -219,16 +219,16 @@ odd_payloads = [
 @pytest.mark.parametrize("command", [*sorted(NAMES), 213, 0, 255], ids=lambda code: NAMES.get(code, str(code)))
 def test_every_command_with_every_odd_payload(target: Target, command: int, own_kind: bool) -> None:
     """The systematic part: no luck needed. A link that this ends is made anew for the next frame."""
-    peer = None
-    for payload in odd_payloads:
-        for remote, local in itertools.product([target.mesh.node_id, 0], [PEER_ID, THIRD_ID, target.mesh.node_id, 0]):
-            for rport, lport in ((0, 0), (5001, PEER_PORT)):
-                if peer is None or peer.ended:
-                    peer = target.bench.peer(target.mesh, payload=OWN_KIND if own_kind else b"{}")
-                peer.send(Frame(command, remote, local, rport, lport, payload))
+    node_id = target.mesh.node_id
+    handshake = OWN_KIND if own_kind else b"{}"
+    peer = target.bench.peer(target.mesh, payload=handshake)
+    for payload, remote, local in itertools.product(odd_payloads, [node_id, 0], [PEER_ID, THIRD_ID, node_id, 0]):
+        for rport, lport in ((0, 0), (5001, PEER_PORT)):
+            peer.send(Frame(command, remote, local, rport, lport, payload))
         _drain(peer.fence)
-    if peer is not None:
-        peer.close()
+        if peer.ended:
+            peer = target.bench.peer(target.mesh, payload=handshake)
+    peer.close()
     target.check()
 
 
@@ -274,7 +274,7 @@ def test_stream_frames_in_any_order(
     target.check()
 
 
-def _use(calling: gevent.Greenlet | None, calls: list[str]) -> None:
+def _use(calling: gevent.Greenlet[..., Any] | None, calls: list[str]) -> None:
     """What an application may do with the stream that it dialled, in any order."""
     if calling is None:
         return

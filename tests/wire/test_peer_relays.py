@@ -89,7 +89,7 @@ def test_relay_resets_the_pair_of_a_lost_link(bench: Bench) -> None:
     one.send(Frame(DIAL, OTHER_ID, PEER_ID, 9, 1))
     two.expect(DIAL)
     two.close()
-    got = {}
+    got: dict[int, Frame] = {}
     while set(got) != {NO_SERVICE, RESET}:
         frame = one.receive()
         got[frame.cmd] = frame
