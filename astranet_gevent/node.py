@@ -514,7 +514,7 @@ class Node:
         return self._dial_any(lambda: self.routes.links_to(node_id), ServiceKey(b"", node_id, port), deadline, what, limit)
 
     def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, deadline: float, what: str, limit: float) -> Stream:
-        """Dial over one of equally good links, at random (the second of two relays must carry its share), and over the others if it fails."""
+        """Dial over one of equally good links, at random: the second of two relays must carry its share. If it fails, over the others."""
         error: Exception = NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
         tried: set[Link] = set()
         while True:
