@@ -171,7 +171,12 @@ class Peering:
         if self.address.kind == "unix":
             return self._connect_to(socket.AF_UNIX, self.address.host)
         error: OSError | None = None
-        for family, _, _, _, target in socket.getaddrinfo(self.address.host or "localhost", self.address.port, 0, socket.SOCK_STREAM):
+        try:
+            found = socket.getaddrinfo(self.address.host or "localhost", self.address.port, 0, socket.SOCK_STREAM)
+        except ValueError as caught:
+            # A host that cannot be written in DNS, or with a zero byte: others may announce any.
+            raise socket.gaierror(socket.EAI_NONAME, f"{self.address.host!r} is no host name: {caught}") from caught
+        for family, _, _, _, target in found:
             try:
                 return self._connect_to(family, target)
             except OSError as caught:

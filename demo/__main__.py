@@ -85,6 +85,8 @@ def add_download(command: argparse.ArgumentParser) -> None:
     for name, kind, default, text in (
         ("--workers", positive(int), 100, "downloads at the same time"),
         ("--keep-alive", positive(int), 1, "requests per stream"),
+        # Linux distributions ship a library of a few hundred files; the others have thousands.
+        ("--requests", positive(int), 2000, "download everything again until there were so many requests"),
         ("--deadline", positive(float), 300.0, "seconds until giving up"),
     ):
         command.add_argument(name, type=kind, default=default, metavar="N", help=f"{text} (default: {default})")

@@ -131,6 +131,7 @@ def play(options: Namespace, children: contextlib.ExitStack, report: Path) -> tu
         "client",
         *("--join", address, "--report", str(report), "--deadline", str(options.deadline)),
         *("--workers", str(options.workers), "--keep-alive", str(options.keep_alive)),
+        *("--requests", str(options.requests)),
         talks=False,
     )
     children.callback(client.stop)

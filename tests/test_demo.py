@@ -67,14 +67,15 @@ def table(output: str) -> dict[str, float]:
 
 
 def test_downloads_everything_over_one_connection(site_root: Path) -> None:
-    result = run("--root", str(site_root), "--workers", "20")
+    result = run("--root", str(site_root), "--workers", "20", "--requests", str(2 * SERVED))
     assert result.returncode == 0, result.stderr
     rows = table(result.stdout)
     unserved = ("link.py", "installed.py")
     served = [path for path in site_root.rglob("*.py") if path.name not in unserved]
     assert rows["files"] == len(served) == SERVED
-    assert rows["bytes"] == sum(path.stat().st_size for path in served)
-    assert rows["streams opened"] == SERVED + 1  # and one for the index
+    assert rows["requests"] == 2 * SERVED
+    assert rows["bytes"] == 2 * sum(path.stat().st_size for path in served)
+    assert rows["streams opened"] == 2 * SERVED + 1  # and one for the index
     assert 2 <= rows["most at once"] <= 20
     assert rows["TCP connections used"] == 1
     assert rows["requests/s"] > 0
@@ -86,7 +87,7 @@ def test_downloads_everything_over_one_connection(site_root: Path) -> None:
 
 
 def test_streams_can_be_kept(site_root: Path) -> None:
-    result = run("--root", str(site_root), "--limit", "30", "--workers", "1", "--keep-alive", "10")
+    result = run("--root", str(site_root), "--limit", "30", "--requests", "1", "--workers", "1", "--keep-alive", "10")
     assert result.returncode == 0, result.stderr
     rows = table(result.stdout)
     assert rows["files"] == 30
@@ -133,7 +134,7 @@ def test_a_wrong_byte_is_found(router: str, site_root: Path) -> None:
     content = bytearray(victim.read_bytes())
     content[500] ^= 1
     victim.write_bytes(content)
-    result = run("client", "--join", router)
+    result = run("client", "--join", router, "--requests", str(2 * SERVED))
     assert result.returncode == 1
     assert f"1 of {SERVED} files have the wrong SHA-256: pack3/module3.py" in result.stderr
     assert table(result.stdout)["files"] == SERVED
@@ -272,7 +273,7 @@ def assert_gone(children: dict[str, psutil.Process]) -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_no_process_is_left_behind(big_root: Path, terminal: Callable[..., Terminal], number: int, status: int) -> None:
-    shown = terminal("--root", str(big_root))
+    shown = terminal("--root", str(big_root), "--requests", "1")
     shown.read_until(PROGRESS)
     children = find_children(shown)
     shown.process.send_signal(number)
@@ -283,7 +284,7 @@ def test_no_process_is_left_behind(big_root: Path, terminal: Callable[..., Termi
 
 @pytest.mark.parametrize("victim", ["router", "site"])
 def test_death_of_a_process_is_reported(big_root: Path, terminal: Callable[..., Terminal], victim: str) -> None:
-    shown = terminal("--root", str(big_root))
+    shown = terminal("--root", str(big_root), "--requests", "1")
     shown.read_until(PROGRESS)
     children = find_children(shown)
     children[victim].kill()

@@ -237,7 +237,8 @@ def test_max_window(bench: Bench) -> None:
     accepted, _ = listener.accept()
     _stream_through(bench, stream, accepted, 4_000_000)
     filled = _fill(stream)
-    assert 192 * KIB <= filled <= 256 * KIB
+    # Up to half of a window may have been read and not yet given back as credit.
+    assert 128 * KIB < filled <= 256 * KIB
     gevent.idle()
     assert accepted.buffered == filled
     assert PROCESS_BUDGET.used == 192 * KIB

@@ -184,6 +184,14 @@ def test_what_cannot_be_joined(bench: Bench) -> None:
             mesh.join(address)
 
 
+@pytest.mark.parametrize("host", ["\ufffd", "a" * 70, "a..b", "nul\0"])
+def test_a_host_that_is_no_name(bench: Bench, host: str) -> None:
+    peering = bench.node(**QUICK).join((host, 1))
+    with pytest.raises(PeeringTimeout, match="name"):
+        peering.wait_ready(0.3)
+    assert peering.attempts > 1
+
+
 def test_closing_a_peering(bench: Bench, eventually: Eventually, hold: Callable[[float], bool]) -> None:
     server, client = bench.node(), bench.node(**QUICK)
     peering = client.join(server.listen(("127.0.0.1", 0)).address)

@@ -191,6 +191,17 @@ def test_the_slab_goes_round(sizes: list[int], cuts: list[int]) -> None:
     assert buffer.pending == 0
 
 
+@pytest.mark.parametrize("distance", [-30, -29, -28, -1, 0, 1, 28, 29, 30])
+def test_a_full_frame_that_just_fits_behind_the_others_or_just_does_not(distance: int) -> None:
+    """The frame that is cut by the slab's end begins ``distance`` bytes before the last place where a full one fits."""
+    place = SLAB_SIZE - MAX_PAYLOAD - HEADER_SIZE - distance
+    sizes = [MAX_PAYLOAD, MAX_PAYLOAD, 60_000]
+    sizes.append(place - sum(sizes) - 4 * HEADER_SIZE)
+    data = b"".join(encode_frame(128, bytes(24), source_bytes(size, size)) for size in [*sizes, *[MAX_PAYLOAD] * 5])
+    for cut in (SLAB_SIZE, place + 1, place + 29):
+        check(data, [cut, SLAB_SIZE])
+
+
 def test_frames_do_not_change_when_the_slab_is_written_again() -> None:
     buffer = FrameBuffer()
     data = encode_frame(Command.DATA, b"k" * 24, b"first")

@@ -85,7 +85,11 @@ class Side:
                 self.peer.receive()
             except NothingCameError:
                 continue
-            except (LinkEndedError, OSError):
+            except LinkEndedError:
+                # As a Go node, which closes its end at once; until then ours would wait for that.
+                self.peer.close()
+                return
+            except OSError:
                 return
             self.on_arrival()
             self._arrived.set()

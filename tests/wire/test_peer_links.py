@@ -126,3 +126,14 @@ def test_links_leave_nothing_behind(bench: Bench, no_leaks: Callable[..., None],
         stream.close()
     assert [service for service in mesh.services() if service.node_id != mesh.node_id] == []
     assert [route for route in mesh.routes() if route.node_id != mesh.node_id] == []
+
+
+def test_closing_a_node_is_not_held_up_by_one_stuck_peer(bench: Bench) -> None:
+    mesh = bench.node()
+    stuck = bench.peer(mesh, OTHER_ID)
+    pair = bench.accepted(mesh)
+    pair.stream.sendall(b"last words")
+    # The first peer neither reads nor closes; the second gets what was written before the close.
+    mesh.close(timeout=0.2)
+    assert b"last words" in [frame.payload for frame in pair.peer.wait_end()]
+    stuck.wait_end()
