@@ -31,6 +31,9 @@ _GOOD_LINK: Final = 5.0
 # Attempts at an address that was followed before it is left alone.
 _FOLLOW_ATTEMPTS: Final = 5
 
+# Addresses held of one node: a host has a handful.
+_FOLLOW_ADDRESSES: Final = 8
+
 # Accepting fails with these while the process or the system is short of something.
 _SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -60,6 +63,7 @@ class Peering:
     """
 
     def __init__(self, owner: JoinOwner, address: LinkAddress, expected: int = 0, wanted: Callable[[], bool] | None = None) -> None:
+        #: The address of the attempt under way; there is more than one only for a node that is followed.
         self.address = address
         self.error: Exception | None = None
         self.attempts = 0
@@ -68,6 +72,7 @@ class Peering:
         self._owner = owner
         self._expected = expected
         self._wanted = wanted
+        self._addresses = [address]
         self._failures = 0
         self._link: Link | None = None
         self._connecting: Any = None
@@ -114,10 +119,7 @@ class Peering:
     def _run(self) -> None:
         try:
             while not self._closed.is_set() and self._is_wanted():
-                started = time.monotonic()
                 self._attempt()
-                if time.monotonic() - started > _GOOD_LINK and self.error is None:
-                    self._failures = 0
                 self._failures += 1
                 self._settled.clear()
                 if self._closed.wait(self._delay()):
@@ -127,10 +129,18 @@ class Peering:
             self.ended.set()
 
     def _is_wanted(self) -> bool:
-        return self._wanted is None or (self._wanted() and self._failures < _FOLLOW_ATTEMPTS)
+        return self._wanted is None or (self._wanted() and self._failures < _FOLLOW_ATTEMPTS * len(self._addresses))
+
+    def add_address(self, address: LinkAddress) -> bool:
+        """Another address of the same node, to be tried in turn; False when it is known, or one too many."""
+        if address in self._addresses or len(self._addresses) >= _FOLLOW_ADDRESSES:
+            return False
+        self._addresses.append(address)
+        return True
 
     def _attempt(self) -> None:
         """Dial once and stay until the link has ended."""
+        self.address = self._addresses[self.attempts % len(self._addresses)]
         self.attempts += 1
         try:
             link = self._owner.adopt(self._connect())
@@ -159,24 +169,28 @@ class Peering:
         self.error = None
         self.node_id = link.peer_id
         self._settled.set()
+        started = time.monotonic()
         # No deadline: staying joined is what this greenlet is for; close() ends the link.
         link.wait()
         # Another link to the same node won: stay joined through that one.
         while link.error is None and not self._closed.is_set() and not self._owner.wait_unlinked(self.node_id, 1.0):
             continue
         self.error = link.error
+        if time.monotonic() - started > _GOOD_LINK:
+            self._failures = 0
 
     def _connect(self) -> Any:
         """A connected socket. Raises OSError (gaierror included)."""
         if self.address.kind == "unix":
             return self._connect_to(socket.AF_UNIX, self.address.host)
         error: OSError | None = None
+        host = self.address.host or "localhost"
         try:
-            found = socket.getaddrinfo(self.address.host or "localhost", self.address.port, 0, socket.SOCK_STREAM)
-        except ValueError as caught:
-            # A host that cannot be written in DNS, or with a zero byte: others may announce any.
-            raise socket.gaierror(socket.EAI_NONAME, f"{self.address.host!r} is no host name: {caught}") from caught
-        for family, _, _, _, target in found:
+            # Others may announce any text. Asked first: getaddrinfo would raise the same, and gevent print it as an error of its thread.
+            host.encode("idna")
+        except UnicodeError as caught:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host name: {caught}") from caught
+        for family, _, _, _, target in socket.getaddrinfo(host, self.address.port, 0, socket.SOCK_STREAM):
             try:
                 return self._connect_to(family, target)
             except OSError as caught:
@@ -390,16 +404,18 @@ class Follower:
         """Follow an address that ``node_id`` announced; False when the policy says no. ``wanted``: whether it still makes sense."""
         for known in [known for known, peering in self._peerings.items() if peering.ended.is_set()]:
             del self._peerings[known]
-        if not self.enabled or not self._is_unlinked(node_id) or node_id in self._peerings:
-            return False
-        if len(self._peerings) >= self._owner.config.max_followed:
-            log.info("not following %s: max_followed %d reached", text, self._owner.config.max_followed)
+        if not self.enabled or not self._is_unlinked(node_id):
             return False
         try:
             address = parse_address(text)
         except ConfigError:
             return False
         if address.kind != "tcp" or not address.host or not address.port or address in own_addresses:
+            return False
+        if node_id in self._peerings:
+            return self._peerings[node_id].add_address(address)
+        if len(self._peerings) >= self._owner.config.max_followed:
+            log.info("not following %s: max_followed %d reached", text, self._owner.config.max_followed)
             return False
         self._peerings[node_id] = Peering(self._owner, address, node_id, wanted)
         return True

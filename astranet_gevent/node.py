@@ -588,11 +588,17 @@ class Node:
             peering.stop()
         for listener in list(self.listeners.values()):
             listener.close()
-        deadline = time.monotonic() + timeout
-        for link in list(self.links):
-            link.close(max(0.0, deadline - time.monotonic()))
-        for peering in self.peerings:
-            peering.close()
+        links = list(self.links)
+        try:
+            if timeout > 0 and gevent.getcurrent() is not self.hub:
+                # All at once: a peer that does not answer must not use up the time of the others.
+                gevent.joinall([gevent.spawn(link.close, timeout) for link in links])
+        finally:
+            # Also when this greenlet is killed or timed out meanwhile.
+            for link in links:
+                link.close(0)
+            for peering in self.peerings:
+                peering.close()
 
     def after_fork(self) -> None:
         """In a forked child: refuse everything, leave the parent's links alone."""

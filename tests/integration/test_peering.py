@@ -187,7 +187,7 @@ def test_what_cannot_be_joined(bench: Bench) -> None:
 @pytest.mark.parametrize("host", ["\ufffd", "a" * 70, "a..b", "nul\0"])
 def test_a_host_that_is_no_name(bench: Bench, host: str) -> None:
     peering = bench.node(**QUICK).join((host, 1))
-    with pytest.raises(PeeringTimeout, match="name"):
+    with pytest.raises(PeeringTimeout, match=r"(?i)name"):
         peering.wait_ready(0.3)
     assert peering.attempts > 1
 

@@ -184,7 +184,7 @@ def test_only_who_offers_something_is_followed(bench: Bench) -> None:
         peer.send(Frame(FOLLOW, mesh.node_id, OTHER_ID, payload=text), Frame(FOLLOW, 0, PEER_ID, payload=text))
         peer.send(Frame(FOLLOW, 0, mesh.node_id, payload=text))
         peer.announce("svc", 5000, local=THIRD_ID)
-        for wrong in (b"", b"nonsense", b":80", b"host:0", b"unix:/tmp/x", b"\xff\xfe:1", f"{own[0]}:{own[1]}".encode()):
+        for wrong in (b"", b"nonsense", b":80", b"host:0", b"unix:/x", f"{own[0]}:{own[1]}".encode()):
             peer.send(Frame(FOLLOW, mesh.node_id, THIRD_ID, payload=wrong))
         assert DISCOVER in {frame.cmd for frame in peer.fence()}
         trap.settimeout(0.1)
@@ -216,6 +216,19 @@ def test_a_wrong_node_at_the_address(bench: Bench, eventually: Eventually, caplo
         _offer(peer, mesh, wrong.listen(("127.0.0.1", 0)).address)
         eventually(lambda: "announced by" in caplog.text, "the refusal")
     eventually(lambda: wrong.links() == [], "the link is closed")
+    assert mesh.links() == [link]
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe:1", b"a..b:1", b"a" * 70 + b":1", b"[::1:1", b"nul\0:1"])
+def test_an_address_that_is_none(bench: Bench, eventually: Eventually, text: bytes) -> None:
+    """No bytes from outside do more than fail to be joined."""
+    mesh = bench.node(rejoin_min=0.01, rejoin_max=0.02)
+    peer, link = bench.raw(mesh)
+    peer.announce("svc", 5000, local=OTHER_ID)
+    peer.send(Frame(FOLLOW, mesh.node_id, OTHER_ID, payload=text))
+    peer.fence()
+    follower = mesh._node._follower  # type: ignore[union-attr]
+    eventually(lambda: all(peering.error for peering in follower._peerings.values()), "an error")
     assert mesh.links() == [link]
 
 
