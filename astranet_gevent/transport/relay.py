@@ -96,6 +96,7 @@ class Relay:
         self._find_link = find_link
         # By the link that the frames come from, then by the first 16 bytes of their key: destination and source.
         self._pairs: dict[Link, dict[bytes, RelayPair]] = {}
+        self._reported: set[Link] = set()
 
     def forward(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
         """Pass a frame on, or answer that it cannot be."""
@@ -132,13 +133,19 @@ class Relay:
         target = self._find_link(target_id)
         if source_id != link.peer_id:
             # Only a node itself may speak for itself here: one hop is all that the wire knows.
-            log.warning("frame from %s claims to come from %s: refused", format_node_id(link.peer_id), format_node_id(source_id))
+            self._report_forgery(link, source_id)
         elif target is not None:
             return self._add_pair(link, target, key[:16])
         self.refused += 1
         if command != Command.RESET:
             link.send_control(encode_unreachable(target_id, source_id))
         return None
+
+    def _report_forgery(self, link: Link, source_id: int) -> None:
+        # Once per link: a peer must not be able to fill our log.
+        if link not in self._reported:
+            self._reported.add(link)
+            log.warning("frames from %s claim to come from %s: refused", format_node_id(link.peer_id), format_node_id(source_id))
 
     def _add_pair(self, link: Link, target: Link, pair_key: bytes) -> RelayPair:
         pairs = self._pairs.setdefault(link, {})
@@ -158,7 +165,7 @@ class Relay:
             pair.overrun.clear()
         pair.overrun.add(key)
         reason = f"the relay holds {pair.size} bytes for this pair (relay_bytes {self._config.relay_bytes})"
-        log.warning("stream from %s reset: %s", format_node_id(pair.source.peer_id), reason)
+        log.info("stream from %s reset: %s", format_node_id(pair.source.peer_id), reason)
         for link, frame_key in ((pair.source, reverse_key(key)), (pair.target, key)):
             link.send_control(encode_reset(frame_key, ResetCode.RELAY, reason))
             if not link.is_own_kind:
@@ -167,6 +174,7 @@ class Relay:
     def link_ended(self, link: Link) -> None:
         """Tell everybody who talked with that peer through us that it is gone."""
         gone = link.peer_id
+        self._reported.discard(link)
         told: set[Link] = set()
         for pair in list(self._pairs.pop(link, {}).values()):
             pair.target.queue.remove(pair)

@@ -1,0 +1,154 @@
+"""Forks: the child's node is closed to it, the parent's links do not notice; and other ways in which processes begin and end."""
+
+from __future__ import annotations
+
+import pytest
+
+from .tools import Bench, PeerProcess, check_echo, check_script
+
+# The parent has a node joined to an echo service, a stream on it, and a listener with a stream waiting in it. The child looks at them,
+# then ends in its way; the parent waits for it and goes on using everything.
+FORK = """
+import os, sys, time
+import gevent, gevent.os
+from gevent import socket
+from astranet_gevent import AstraNet, ForkedError
+
+address, fork, ending = (sys.argv[1], int(sys.argv[2])), sys.argv[3], sys.argv[4]
+
+def refused(function, *args):
+    try:
+        function(*args)
+    except ForkedError as error:
+        assert "fork" in str(error), error
+    else:
+        raise AssertionError(f"{function} works in the child")
+
+def child():
+    refused(mesh.dial, "echo")
+    refused(mesh.bind, "other")
+    refused(mesh.listen, ("127.0.0.1", 0))
+    refused(mesh.join, ("127.0.0.1", 1))
+    refused(mesh.attach, socket.socketpair()[0])
+    refused(mesh.service_map.watch)
+    refused(stream.recv, 1)
+    refused(stream.recv_into, bytearray(1))
+    refused(stream.send, b"x")
+    refused(stream.sendall, b"x" * 100000)
+    refused(stream.shutdown, socket.SHUT_WR)
+    refused(buffered.recv, 1)
+    refused(listener.accept)
+    refused(listener.accept_nowait)
+    assert mesh.closed
+    if "close" in ending:
+        # Everybody closes what he has: it must not reach the parent's peers.
+        stream.close()
+        listener.close()
+        for link in list(mesh._node.links):
+            link.close()
+        link_listener.close()
+        peering.close()
+        mesh.close()
+    if "new" in ending:
+        with AstraNet(loopback=True, join=[address]) as own:
+            echo = own.dial("echo", timeout=10)
+            echo.sendall(b"child")
+            assert echo.recv(5) == b"child"
+            echo.close()
+
+with AstraNet(loopback=True, rejoin_min=60, rejoin_max=60) as mesh:
+    peering = mesh.join(address)
+    peering.wait_ready(10)
+    link_listener = mesh.listen(("127.0.0.1", 0))
+    stream = mesh.dial("echo", timeout=10)
+    buffered = mesh.dial("echo", timeout=10)
+    buffered.sendall(b"buffered")
+    listener = mesh.bind("mine")
+    waiting = mesh.dial("mine", timeout=10)
+    while buffered.buffered < 8:
+        gevent.sleep(0.001)
+    pid = {"os": os.fork, "gevent": gevent.os.fork}[fork]()
+    if not pid:
+        if fork == "os" and "loop" in ending:
+            gevent.reinit()
+        status = 99
+        try:
+            child()
+            if "loop" in ending:
+                gevent.sleep(0.05)
+            status = 0
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if "exit" not in ending or status:
+                os._exit(status)
+        sys.exit(0)
+    if fork == "gevent":
+        _, status = gevent.os.waitpid(pid, 0)
+    else:
+        _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+    # All of the parent's things are as they were.
+    link = mesh.links()[0]
+    assert link.state == "ready"
+    assert buffered.recv(100) == b"buffered"
+    for _ in range(20):
+        stream.sendall(b"parent" * 1000)
+        got = b""
+        while len(got) < 6000:
+            got += stream.recv(65536)
+        assert got == b"parent" * 1000
+    accepted, _ = listener.accept()
+    accepted.sendall(b"x")
+    assert waiting.recv(1) == b"x"
+    with mesh.dial("echo", timeout=10) as another:
+        another.sendall(b"another")
+        assert another.recv(7) == b"another"
+    assert mesh.links() == [link]
+    # The port is still this node's.
+    with socket.create_connection(link_listener.address) as sock:
+        assert sock.recv(1)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("fork", ["gevent", "os"])
+@pytest.mark.parametrize("ending", ["_exit", "exit", "close", "close, loop", "close, loop, exit", "new, loop"])
+def test_fork(fork: str, ending: str) -> None:
+    ending = ending.replace("_exit", "now")
+    with PeerProcess() as peer:
+        assert check_script(FORK, peer.address[0], str(peer.address[1]), fork, ending) == "done\n"
+
+
+def test_fork_and_exec(bench: Bench) -> None:
+    """gevent's subprocess forks in Python: our hook runs in a child that lives for a moment."""
+    server, client = bench.node(), bench.node()
+    client.join(server.listen(("127.0.0.1", 0)).address).wait_ready(10)
+    bench.echo(server)
+    with client.dial("echo", timeout=10) as stream:
+        for _ in range(5):
+            assert check_script("print(1)") == "1\n"
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+    check_echo(client)
+
+
+def test_children_do_not_hold_descriptors() -> None:
+    """What a program starts does not inherit links or listening ports."""
+    source = """
+import os, subprocess, sys
+from astranet_gevent import AstraNet
+with AstraNet() as mesh:
+    address = mesh.listen(("127.0.0.1", 0)).address
+    with AstraNet(join=[address]) as other:
+        other.route_map.wait_for(mesh.node_id, 10)
+        stream = other.attach  # keep the linter quiet about unused names
+        listener = mesh.bind("x")
+        dialled = other.dial("x", timeout=10)
+        dialled.fileno(), listener.fileno()
+        print(subprocess.check_output([sys.executable, "-c", "import os; print(len(os.listdir('/proc/self/fd')))"], close_fds=False, text=True).strip())
+plain = subprocess.check_output([sys.executable, "-c", "import os; print(len(os.listdir('/proc/self/fd')))"], text=True).strip()
+print(plain)
+"""
+    with_node, without = check_script(source).split()
+    assert with_node == without
