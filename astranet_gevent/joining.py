@@ -47,6 +47,10 @@ class JoinOwner(Protocol):
     node_id: int
     config: Config
 
+    def check_thread(self) -> None:
+        """Raise WrongThreadError in a thread other than the node's."""
+        ...
+
     def adopt(self, sock: Any) -> Link:
         """Make a link of a connected socket."""
         ...
@@ -112,6 +116,8 @@ class Peering:
 
     def close(self) -> None:
         """Stop joining and close the link."""
+        if not self._closed.is_set():
+            self._owner.check_thread()
         self.stop()
         if self._link is not None:
             self._link.close()
@@ -268,6 +274,7 @@ class LinkListener:
         """Stop listening; links that were made stay."""
         if self.closed:
             return
+        self._owner.check_thread()
         self.closed = True
         self._stop.set()
         self._socket.close()

@@ -118,10 +118,14 @@ class Node:
         """Raise unless the node may be used here and now: WrongThreadError, ForkedError, StreamClosedError."""
         if self.forked:
             raise ForkedError("the node was started before a fork: start a new one in the child")
-        if get_ident() != self.thread:
-            raise WrongThreadError("the node belongs to another thread: start one of its own in this thread")
+        self.check_thread()
         if self.closed.is_set():
             raise StreamClosedError("the node is closed")
+
+    def check_thread(self) -> None:
+        """Raise WrongThreadError in a thread other than the node's."""
+        if get_ident() != self.thread:
+            raise WrongThreadError("the node belongs to another thread: start one of its own in this thread")
 
     def adopt(self, sock: Any) -> Link:
         """Make a link of a connected socket or anything like one. Raises ConfigError, StreamClosedError."""
@@ -208,7 +212,7 @@ class Node:
 
     def _receive_dial(self, link: Link, key: bytes, payload: bytes) -> None:
         remote, peer_id, port, _ = split_key(key)
-        if remote != self.node_id or (peer_id == self.node_id and not link.loopback):
+        if remote != self.node_id or not peer_id or (peer_id == self.node_id and not link.loopback):
             return
         path = link.path_to(peer_id)
         if path is None:
@@ -577,6 +581,7 @@ class Node:
         """Close listeners, peerings and links; what is queued is sent within ``timeout`` seconds."""
         if self.closed.is_set():
             return
+        self.check_thread()
         self.closed.set()
         _running.discard(self)
         if self.forked:

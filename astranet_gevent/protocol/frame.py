@@ -65,6 +65,9 @@ MAX_PAYLOAD: Final = 65536
 # Small enough that a slab's worth of frames is parsed in about a millisecond, large enough for four full frames.
 SLAB_SIZE: Final = 4 * (MAX_PAYLOAD + HEADER_SIZE)
 
+# Below this a payload counts as small when a batch of frames is cut.
+_SMALL_PAYLOAD: Final = 4096
+
 _HEADER = struct.Struct(">B24sI")
 _KEY = struct.Struct(">QQII")
 _U32 = struct.Struct(">I")
@@ -126,11 +129,16 @@ class FrameBuffer:
 
     def decode(self, count: int) -> list[Frame]:
         """Frames completed by ``count`` more bytes in ``writable()``, as ``(command, key, payload)``."""
-        view = self._view
+        view: memoryview | bytes = self._view
         unpack = _HEADER.unpack_from
         max_payload = self._max_payload
         end = self._end = self._end + count
-        position = self._start
+        position = first = self._start
+        if end - position >= HEADER_SIZE and unpack(view, position)[2] < _SMALL_PAYLOAD:
+            # Small frames: one copy of all of them, then slices of bytes, which cost a fifth of a copy from a view each (60 ns, 300 ns).
+            view = bytes(view[position:end])
+            end -= position
+            position = 0
         frames: list[Frame] = []
         append = frames.append
         while end - position >= HEADER_SIZE:
@@ -144,7 +152,7 @@ class FrameBuffer:
                 break
             append((command, key, bytes(view[body:stop]) if size else b""))
             position = stop
-        self._compact(position)
+        self._compact(position if view is self._view else first + position)
         return frames
 
     def _compact(self, position: int) -> None:

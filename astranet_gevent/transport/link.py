@@ -51,6 +51,7 @@ _LAST_WORDS: Final = 2.0
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
 
+_DATA: Final = Command.DATA
 _LINK_FRAMES: Final = frozenset((Command.HANDSHAKE, Command.PING, Command.PONG, Command.GOODBYE))
 
 _STREAM_FRAMES: Final = {
@@ -242,7 +243,7 @@ class Link:
             stream = find(key)
             if stream is None:
                 self._receive_other(command, key, payload)
-            elif command == Command.DATA:
+            elif command == _DATA:
                 state = stream.state
                 if state is OPEN or state is SENT_FIN:
                     if not stream.receive(payload):
@@ -344,7 +345,10 @@ class Link:
             waiter = stream.recv_waiter
             if waiter is not None:
                 stream.recv_waiter = None
-                self._switch_to(waiter)
+                try:
+                    waiter.switch()
+                except BaseException:  # noqa: BLE001 - as in _switch_to(), written out: this runs for every message
+                    self.hub.handle_error(waiter, *sys.exc_info())
                 if queue.small_bytes > _EARLY_FLUSH and not self._writing:
                     self._flush_once()
         for stream in writable:

@@ -42,10 +42,10 @@ class TurnSource:
 class SendQueue:
     """The queue of one link. Bounded by its users: control frames by a count, data by ``small_room`` and ``turn_room``."""
 
-    __slots__ = ("_control", "_limit", "_small", "_turns", "small_bytes", "turn_bytes")
+    __slots__ = ("_control", "_small", "_turns", "limit", "small_bytes", "turn_bytes")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._control: list[bytes] = []
         self._small: list[bytes] = []
         self._turns: deque[TurnSource] = deque()
@@ -63,12 +63,12 @@ class SendQueue:
     @property
     def small_room(self) -> bool:
         """Whether another small frame is welcome."""
-        return self.small_bytes < self._limit
+        return self.small_bytes < self.limit
 
     @property
     def turn_room(self) -> bool:
         """Whether another large frame is welcome."""
-        return self.turn_bytes < self._limit
+        return self.turn_bytes < self.limit
 
     @property
     def size(self) -> int:

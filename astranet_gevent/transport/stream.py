@@ -118,13 +118,12 @@ class Stream(StreamCore):
             if bufsize < 0:
                 raise ValueError("negative buffersize in recv")
             return b""
+        if self._path.link.thread != get_ident():
+            self._check_thread()
         if (not self.buffered or flags) and not self._await_data(flags):
             return b""
         if flags & _MSG_PEEK:
             return self.peek(bufsize)
-        link = self._path.link
-        if link.thread != get_ident():
-            self._check_thread()
         data = self.take(bufsize)
         # Inlined consume(): most reads are far below half a window.
         uncredited = self.uncredited + len(data)
@@ -147,13 +146,13 @@ class Stream(StreamCore):
             if nbytes > len(view):
                 raise ValueError("buffer too small for requested bytes")
             view = view[:nbytes]
+        self._check_thread()
         if not view or ((not self.buffered or flags) and not self._await_data(flags)):
             return 0
         if flags & _MSG_PEEK:
             data = self.peek(len(view))
             view[: len(data)] = data
             return len(data)
-        self._check_thread()
         count = self.take_into(view)
         self._return_credit(count)
         if self._observer is not None:
@@ -191,13 +190,10 @@ class Stream(StreamCore):
 
     def _await_data(self, flags: int = 0) -> bool:
         """Wait for data: True when some is buffered, False at the end of the stream."""
-        self._check_thread()
         deadline = 0.0
         while not self.buffered:
-            if self.state in ENDED or self._flags & _READ_SHUT:
+            if not self._may_receive():
                 return False
-            if self.state is not OPEN and self.state is not SENT_FIN:
-                raise self._receive_error()
             timeout = self._timeout
             if timeout is not None or flags & _MSG_DONTWAIT:
                 if not timeout or flags & _MSG_DONTWAIT:
@@ -222,6 +218,19 @@ class Stream(StreamCore):
                 if self.recv_waiter is current:
                     self.recv_waiter = None
         return True
+
+    def _may_receive(self) -> bool:
+        """Whether more data may come: False at the end. Raises what the state says."""
+        if self._path.link.forked:
+            self._check_thread()
+        if self._flags & _READ_SHUT:
+            return False
+        state = self.state
+        if state is OPEN or state is SENT_FIN:
+            return True
+        if state in ENDED:
+            return False
+        raise self._receive_error()
 
     def _receive_error(self) -> Exception:
         if self.state is CLOSED:
@@ -342,7 +351,7 @@ class Stream(StreamCore):
             head = self._head = _DATA_COMMAND + reverse_key(self.key)
         if size > SMALL_FRAME or (self.outgoing is not None and self.outgoing.pending):
             return self._push_turn(data, min(size, MAX_PAYLOAD), head)
-        if not queue.small_room:
+        if queue.small_bytes >= queue.limit:
             return 0
         queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
         self.send_left = left - size

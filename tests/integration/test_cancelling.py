@@ -62,7 +62,9 @@ def pair(bench: Bench, request: pytest.FixtureRequest) -> tuple[AstraNet, AstraN
 def how(request: pytest.FixtureRequest, hub_errors: list[Any]) -> Iterator[str]:
     """How calls are cancelled. What is thrown in comes out again, and the hub reports it: that is no fault."""
     yield request.param
-    hub_errors[:] = [entry for entry in hub_errors if not (isinstance(entry, tuple) and issubclass(entry[1], (gevent.Timeout, Interruption)))]
+    hub_errors[:] = [
+        entry for entry in hub_errors if not (isinstance(entry, tuple) and issubclass(entry[1], (gevent.Timeout, Interruption)))
+    ]
 
 
 def assert_empty(eventually: Eventually, *nodes: AstraNet) -> None:
@@ -70,7 +72,9 @@ def assert_empty(eventually: Eventually, *nodes: AstraNet) -> None:
 
     def empty() -> bool:
         links = [link for mesh in nodes for link in mesh.links()]
-        return not any(link.stream_count or link.dialing or link.blocked or any(p.stream_count for p in link.paths.values()) for link in links)
+        return not any(
+            link.stream_count or link.dialing or link.blocked or any(p.stream_count for p in link.paths.values()) for link in links
+        )
 
     eventually(empty, "all tables are empty")
     for mesh in nodes:

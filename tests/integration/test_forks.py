@@ -9,7 +9,7 @@ from .tools import Bench, PeerProcess, check_echo, check_script
 # The parent has a node joined to an echo service, a stream on it, and a listener with a stream waiting in it. The child looks at them,
 # then ends in its way; the parent waits for it and goes on using everything.
 FORK = """
-import os, sys, time
+import os, sys, traceback
 import gevent, gevent.os
 from gevent import socket
 from astranet_gevent import AstraNet, ForkedError
@@ -77,11 +77,12 @@ with AstraNet(loopback=True, rejoin_min=60, rejoin_max=60) as mesh:
             if "loop" in ending:
                 gevent.sleep(0.05)
             status = 0
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            if "exit" not in ending or status:
-                os._exit(status)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if "exit" not in ending or status:
+            os._exit(status)
         sys.exit(0)
     if fork == "gevent":
         _, status = gevent.os.waitpid(pid, 0)

@@ -220,7 +220,9 @@ def test_forged_senders_are_refused(bench: Bench) -> None:
     router = bench.node(role=Role.ROUTER)
     liar, _ = bench.raw(router, PEER_ID)
     victim, _ = bench.raw(router, OTHER_ID)
-    liar.send(Frame(DATA, OTHER_ID, THIRD_ID, 5, 6, b"forged"), Frame(RESET, OTHER_ID, THIRD_ID), Frame(FIN2, OTHER_ID, router.node_id, 5, 6))
+    liar.send(
+        Frame(DATA, OTHER_ID, THIRD_ID, 5, 6, b"forged"), Frame(RESET, OTHER_ID, THIRD_ID), Frame(FIN2, OTHER_ID, router.node_id, 5, 6)
+    )
     # It is answered, as anything that is not passed on, and the link lives.
     assert liar.wait_for(RESET) == Frame(RESET, THIRD_ID, OTHER_ID)
     liar.fence()

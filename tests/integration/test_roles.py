@@ -140,9 +140,7 @@ def test_follow(bench: Bench, eventually: Eventually, star: Callable[..., tuple[
     eventually(lambda: [len(mesh.links()) for mesh in (one, router, other)] == [2, 2, 2], "three links in all")
 
 
-def test_a_followed_link_comes_back(
-    bench: Bench, eventually: Eventually, star: Callable[..., tuple[AstraNet, AstraNet, AstraNet]]
-) -> None:
+def test_a_followed_link_comes_back(bench: Bench, eventually: Eventually, star: Callable[..., tuple[AstraNet, AstraNet, AstraNet]]) -> None:
     one, _, other = star({"rejoin_min": 0.02, "rejoin_max": 0.1})
     bench.echo(other)
     eventually(lambda: other.node_id in _direct(one), "a direct link")
