@@ -90,7 +90,8 @@ def parse_address(*address: object) -> LinkAddress:
     if isinstance(value, LinkAddress):
         return value
     if isinstance(value, tuple) and len(value) in (2, 4) and isinstance(value[0], str):
-        return LinkAddress("tcp", value[0], _check_tcp_port(value[1], value))
+        scope = f"%{value[3]}" if len(value) == 4 and value[3] else ""
+        return LinkAddress("tcp", value[0] + scope, _check_tcp_port(value[1], value))
     if isinstance(value, str):
         return _parse_text(value)
     raise ConfigError(f"address {value!r} is not (host, port), 'host:port' or 'unix:/path'")

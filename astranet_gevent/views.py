@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from gevent.queue import Empty, Queue
 
 from .address import format_node_id, parse_service
-from .errors import LimitError, NoRouteError, ServiceNotFoundError
+from .errors import ConfigError, LimitError, NoRouteError, ServiceNotFoundError
 from .node import Node
 from .protocol.registry import Service
 from .protocol.routing import Route
@@ -107,7 +107,10 @@ class ServiceMap(Mapping[str, tuple[Service, ...]]):
         self._node = node
 
     def __getitem__(self, name: str) -> tuple[Service, ...]:
-        service = parse_service(name)
+        try:
+            service = parse_service(name)
+        except ConfigError as error:
+            raise KeyError(name) from error
         found = tuple(public for _, public in self._node.find_services(service.name, service.port))
         if not found:
             raise KeyError(name)
@@ -160,7 +163,7 @@ class RouteMap(Mapping[int, tuple[Route, ...]]):
     def wait_for(self, node_id: int, timeout: float | None = None) -> tuple[Route, ...]:
         """Wait until a node has a direct link; the ways to it. Raises NoRouteError after ``timeout`` seconds."""
         with self.watch() as changes:
-            if not _wait_until(lambda: node_id in self, changes, timeout):
+            if not _wait_until(lambda: any(not route.distance for route in self.get(node_id, ())), changes, timeout):
                 self._node.check()
                 raise NoRouteError(f"no link to node {format_node_id(node_id)} within {timeout:g} s")
         return self[node_id]

@@ -50,19 +50,22 @@ class _Offers:
         return 0 if self.direct else 1
 
 
-Changed = Callable[[ServiceKey, bool], None]
+Changed = Callable[[ServiceKey, bool, int], None]
+DirectChanged = Callable[[ServiceKey, bool], None]
 
 
 class Registry:
     """All services known to a node.
 
-    ``changed(key, added)`` is called when a service appears or disappears, ``direct_changed(key, added)`` when its first direct offer
-    appears or its last one disappears; both after the registry has its new state. At most ``services_per_link`` offers are held per link;
-    further ones are refused and counted.
+    ``changed(key, added, distance)`` is called when a service appears or disappears, ``direct_changed(key, added)`` when its first direct
+    offer appears or its last one disappears; both after the registry has its new state. At most ``services_per_link`` offers are held per
+    link; further ones are refused and counted.
     """
 
-    def __init__(self, services_per_link: int, changed: Changed, direct_changed: Changed) -> None:
+    def __init__(self, services_per_link: int, changed: Changed, direct_changed: DirectChanged) -> None:
+        # Counts services that came or went, and all changes of offers: what was looked up stays right while it stands.
         self.revision = 0
+        self.generation = 0
         self.refused = 0
         self._limit = services_per_link
         self._changed = changed
@@ -93,7 +96,7 @@ class Registry:
             self._by_name.setdefault(key.name, {})[key.node_id, key.port] = key
         is_first_direct = direct and not offers.direct
         offers.side(direct)[link] = None
-        self._report(key, is_new, is_first_direct, True)
+        self._report(key, is_new, is_first_direct, True, int(not direct))
         return True
 
     def withdraw(self, link: Hashable, key: ServiceKey) -> bool:
@@ -110,7 +113,7 @@ class Registry:
         is_gone = not offers.direct and not offers.relayed
         if is_gone:
             self._forget(key)
-        self._report(key, is_gone, direct and not side, False)
+        self._report(key, is_gone, direct and not side, False, int(not direct))
         return True
 
     def remove_link(self, link: Hashable) -> None:
@@ -135,6 +138,11 @@ class Registry:
         """0 when a direct offer is known, else 1."""
         return self._offers[key].distance
 
+    def is_relayed(self, key: ServiceKey) -> bool:
+        """Whether a relay offers that service."""
+        offers = self._offers.get(key)
+        return offers is not None and bool(offers.relayed)
+
     def direct_services(self) -> list[ServiceKey]:
         """What a router passes on: every service with a direct offer."""
         return [key for key, offers in self._offers.items() if offers.direct]
@@ -154,12 +162,13 @@ class Registry:
         if not servers:
             del self._by_name[key.name]
 
-    def _report(self, key: ServiceKey, changed: bool, direct_changed: bool, added: bool) -> None:
+    def _report(self, key: ServiceKey, changed: bool, direct_changed: bool, added: bool, distance: int) -> None:
+        self.generation += 1
         if direct_changed:
             self._direct_changed(key, added)
         if changed:
             self.revision += 1
-            self._changed(key, added)
+            self._changed(key, added, distance)
 
 
 class Announcements:

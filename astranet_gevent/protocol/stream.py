@@ -89,6 +89,11 @@ Payload = bytes | memoryview
 Buffered = Payload | deque[Payload] | None
 
 
+# From this number on payloads are joined while they are smaller than this on average.
+_MANY_PAYLOADS: Final = 512
+_TINY_PAYLOAD: Final = 256
+
+
 class StreamCore:
     """State, receive buffer and windows of one stream, without any IO.
 
@@ -146,10 +151,17 @@ class StreamCore:
                 self.received = payload
             elif type(held) is deque:
                 held.append(payload)
+                if len(held) >= _MANY_PAYLOADS:
+                    self._merge(held)
             else:
                 self.received = deque((held, payload))  # type: ignore[arg-type]
             self.buffered += size
         return True
+
+    def _merge(self, held: deque[Payload]) -> None:
+        """Join many tiny payloads: each would cost an object of 35 bytes and more, and the window counts only what is in it."""
+        if self.buffered + len(held[-1]) < len(held) * _TINY_PAYLOAD:
+            self.received = deque((b"".join(held),))
 
     def take(self, limit: int) -> bytes:
         """Up to ``limit`` (> 0) buffered bytes, removed from the buffer."""

@@ -106,7 +106,7 @@ class Listener:
             if left <= 0:
                 raise StreamTimeout
             timer = self._hub.loop.timer(left)
-            timer.start(self._expire, current)
+            timer.start(self._expire, current, update=True)
         self._waiters.append(current)
         try:
             if self._hub.switch() is _EXPIRED:

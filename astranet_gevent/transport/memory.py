@@ -39,6 +39,8 @@ class MemoryPipe:
         """Add bytes; the caller has looked at ``room``. Raises BrokenPipeError once ended."""
         if self._ended:
             raise BrokenPipeError(errno.EPIPE, "memory pipe is closed")
+        if not data:
+            return
         self._chunks.append(data)
         self._size += len(data)
         if self._size >= self._capacity:

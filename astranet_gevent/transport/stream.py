@@ -440,7 +440,8 @@ class Stream(StreamCore):
             if timeout <= 0:
                 raise StreamTimeout
             timer = hub.loop.timer(timeout)
-            timer.start(self._expire, slot, current)
+            # update: the loop's own idea of the time may be old, and a timeout must not come early.
+            timer.start(self._expire, slot, current, update=True)
         setattr(self, slot, current)
         try:
             if hub.switch() is _EXPIRED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import socket
+import time
 from typing import Any
 
 import gevent
@@ -17,6 +18,7 @@ from .tools import (
     Spawn,
     assert_errno,
     catch,
+    compute,
     give_up_after,
     pattern,
     receive_all,
@@ -112,6 +114,16 @@ def test_accept_times_out(provider: Provider, listener: Listener) -> None:
     listener.settimeout(None)
     with provider.dial(provider.address(listener)), listener.accept()[0]:
         pass
+
+
+def test_the_timeout_of_accept_counts_from_the_call(listener: Listener) -> None:
+    listener.settimeout(SHORT)
+    settle()
+    compute(SHORT * 1.5)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        listener.accept()
+    assert time.monotonic() - started > SHORT * 0.9
 
 
 def test_a_timeout_around_accept_loses_no_stream(provider: Provider, listener: Listener, spawn: Spawn) -> None:

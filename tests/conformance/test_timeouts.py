@@ -16,6 +16,7 @@ from .tools import (
     SHORT,
     Spawn,
     catch,
+    compute,
     fill,
     loosely,
     pattern,
@@ -74,6 +75,19 @@ def test_receiving_gives_up_after_the_timeout(sides: Pair, method: str) -> None:
     one.sendall(b"late")
     wait_for_data(other, 4)
     assert other.recv(10) == b"late"
+
+
+def test_a_timeout_counts_from_the_call(sides: Pair) -> None:
+    """Not from when the loop looked at its clock last, which may be long before."""
+    one = sides[0]
+    for call in (lambda: one.recv(1), lambda: one.sendall(bytes(20_000_000))):
+        one.settimeout(SHORT)
+        settle()
+        compute(SHORT * 1.5)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            call()
+        assert time.monotonic() - started > SHORT * 0.9
 
 
 @pytest.mark.parametrize("method", RECEIVERS)

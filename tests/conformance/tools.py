@@ -6,6 +6,7 @@ import errno
 import functools
 import random
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -51,6 +52,13 @@ def pattern(size: int, seed: int = 0) -> bytes:
 def settle() -> None:
     """Let everything run that can: greenlets that were started wait for something afterwards."""
     gevent.idle()
+
+
+def compute(seconds: float) -> None:
+    """Keep the processor, and with it the loop, busy: nothing else runs, and the loop's clock stands still."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
 
 
 def give_up_after(seconds: float) -> AbstractContextManager[bool]:

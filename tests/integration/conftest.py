@@ -58,10 +58,10 @@ def hub_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 @pytest.fixture
-def bench(no_leaks: Callable[[str, Callable[[], int]], None], hub_errors: list[Any]) -> Iterator[Bench]:
+def bench(no_leaks: Callable[[str, Callable[[], int]], None], hub_errors: list[Any], eventually: Callable[..., None]) -> Iterator[Bench]:
     """Nodes, cables, raw peers; afterwards all are closed and nothing of them may be left."""
     no_leaks("granted window", lambda: PROCESS_BUDGET.used)
-    with Bench() as made:
+    with Bench(eventually) as made:
         yield made
 
 

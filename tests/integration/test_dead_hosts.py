@@ -22,7 +22,7 @@ from .tools import DEADLINE, Bench, PeerProcess, deadline, echo_once, script_env
 
 Eventually = Callable[..., None]
 
-# Both namespaces are new: nothing here touches the network of the machine. The process of the driver is in the first, the peer in the second.
+# Both namespaces are new, so that nothing here touches the network of the machine: the driver is in the first, the peer in the second.
 DRIVER = """
 import os, subprocess, sys, time
 sys.path[:0] = sys.argv[1:3]

@@ -103,10 +103,7 @@ def test_services_are_sorted_and_told_apart(bench: Bench) -> None:
         bench.connect(nodes[0], mesh)
         mesh.bind("b")
         mesh.bind("a")
-    with deadline():
-        while len(nodes[0].services()) < 4:
-            nodes[0].service_map.wait_for("a")
-            gevent.sleep(0)
+    bench.eventually(lambda: len(nodes[0].services()) == 4, "all services")
     services = nodes[0].services()
     assert services == sorted(services)
     assert Counter(service.name for service in services) == {"a": 2, "b": 2}
@@ -241,9 +238,7 @@ def test_environments_do_not_see_each_other(bench: Bench) -> None:
         bench.connect(hub, mesh)
     bench.echo(staging[0], "web")
     bench.echo(deep[0], "web")
-    with deadline():
-        while len(hub.services()) < 2:
-            gevent.sleep(0.001)
+    bench.eventually(lambda: len(hub.services()) == 2, "both services")
     # As in the original: a node without an environment sees the names as they are on the wire.
     assert [service.name for service in hub.services()] == ["web.staging", "web.x.y"]
     for offering, dialling in (staging, deep):
@@ -424,9 +419,7 @@ def _servers(bench: Bench, count: int) -> tuple[AstraNet, list[AstraNet]]:
         bench.connect(client, server)
         bench.spawn(answer, server, server.bind("who"))
         servers.append(server)
-    with deadline():
-        while len(client.services()) < count:
-            gevent.sleep(0.001)
+    bench.eventually(lambda: len(client.services()) == count, "all servers")
     return client, servers
 
 
@@ -481,9 +474,7 @@ def test_when_one_refuses_another_is_tried(bench: Bench) -> None:
     bench.connect(client, free)
     backlog = full.bind("web", backlog=1)
     bench.echo(free, "web")
-    with deadline():
-        while len(client.services()) < 2:
-            gevent.sleep(0.001)
+    bench.eventually(lambda: len(client.services()) == 2, "both servers")
     first = client.dial((full.node_id, backlog.port), timeout=DEADLINE)
     for _ in range(10):
         check_echo(client, "web", size=10)
@@ -499,9 +490,7 @@ def test_direct_links_are_preferred(bench: Bench) -> None:
     relayed = one.dial("echo", timeout=DEADLINE)
     assert one.links()[0].stream_count == 1
     cable = bench.connect(one, other)
-    with deadline():
-        while one.service_map["echo"][0].distance != 0:
-            gevent.sleep(0.001)
+    bench.eventually(lambda: one.service_map["echo"][0].distance == 0, "the direct offer")
     streams = [one.dial("echo", timeout=DEADLINE) for _ in range(10)]
     assert [link.stream_count for link in one.links()] == [1, 10]
     assert one.route_map[other.node_id] == ((other.node_id, 0, other.node_id), (other.node_id, 1, router.node_id))

@@ -37,7 +37,7 @@ def test_a_silent_peer_is_dropped(bench: Bench, payload: bytes) -> None:
 def test_any_frame_keeps_a_link_alive(bench: Bench, answer: Frame) -> None:
     mesh = bench.node(keepalive_interval=0.1, keepalive_timeout=0.4)
     peer, link = bench.raw(mesh)
-    for _ in range(10):
+    for _ in range(8):
         peer.wait_for(PING)
         peer.send(answer)
     assert link.state == "ready"
@@ -91,7 +91,7 @@ def test_a_process_that_was_busy_drops_nobody(bench: Bench) -> None:
         mesh.join(peer.address).wait_ready(DEADLINE)
         link = mesh.links()[0]
         with mesh.dial("echo", timeout=DEADLINE) as stream:
-            for seconds in (1.6, 0.9, 1.2):
+            for seconds in (1.6, 0.6, 0.6):
                 end = time.monotonic() + seconds
                 while time.monotonic() < end:
                     pass

@@ -39,10 +39,15 @@ def test_the_example_of_the_module() -> None:
 
 
 def test_the_end_of_a_network_is_the_end_of_its_nodes(no_leaks: Callable[..., None]) -> None:
-    with pytest.raises(ValueError, match="mine"), Network() as network:
-        one, other = network.node(), network.node()
-        network.connect(one, other).freeze()
-        raise ValueError("mine")
+    def fail_inside() -> None:
+        with network:
+            network.connect(one, other).freeze()
+            raise ValueError("mine")
+
+    network = Network()
+    one, other = network.node(), network.node()
+    with pytest.raises(ValueError, match="mine"):
+        fail_inside()
     assert one.closed
     assert other.closed
 
@@ -70,7 +75,7 @@ def test_connect_does_not_wait_when_told_so(bench: Bench) -> None:
     for link in cable.links:
         link.wait_ready(DEADLINE)
     with pytest.raises(PeeringTimeout):
-        bench.connect(bench.node(), bench.node(), delay=1.0, timeout=0.02)
+        bench.connect(bench.node(), bench.node(), delay=0.1, timeout=0.02)
 
 
 def test_cut(bench: Bench, pair: Pair) -> None:
@@ -155,7 +160,7 @@ def test_one_round_trip_per_dial(bench: Bench) -> None:
     echo_once(stream)
     answered = time.monotonic() - started
     assert 0.098 <= dialled < 0.19
-    assert 0.197 <= answered
+    assert answered >= 0.197
 
 
 def test_a_delayed_cable_keeps_the_order(bench: Bench, pair: Pair) -> None:

@@ -171,9 +171,8 @@ def test_handshakes(bench: Bench, eventually: Eventually) -> None:
     listener = server.listen(("127.0.0.1", 0))
     silent = [socket.create_connection(listener.address) for _ in range(3)]
     eventually(lambda: len(server.links()) == 3, "three links in handshake")
-    with socket.create_connection(listener.address) as refused:
-        with deadline():
-            assert refused.recv(100) == b""
+    with socket.create_connection(listener.address) as refused, deadline():
+        assert refused.recv(100) == b""
     assert listener.refused == 1
     # One finishes: there is room for another.
     bench.adopt(silent.pop()).handshake()

@@ -449,6 +449,27 @@ def test_close_does_not_wait_for_ever(bench: Bench) -> None:
     assert mesh.links() == []
 
 
+def test_a_peer_that_does_not_answer_uses_up_nobody_else_s_time(bench: Bench) -> None:
+    """Every link has the whole timeout of close() for what was written on it."""
+    mesh, dead, slow = bench.node(), bench.node(), bench.node()
+    cable = bench.connect(mesh, dead)
+    bench.connect(mesh, slow, rate=1_000_000)
+    streams = {}
+    for name, other in (("dead", dead), ("slow", slow)):
+        listener = other.bind(name)
+        streams[name] = mesh.dial(name, timeout=DEADLINE), listener.accept()[0]
+    cable.freeze()
+    data = pattern(60_000)
+    for dialled, _ in streams.values():
+        dialled.sendall(data)
+        dialled.close()
+    with deadline(3):
+        mesh.close(0.5)
+    accepted = streams["slow"][1]
+    assert receive_exactly(accepted, len(data)) == data
+    assert accepted.recv(1) == b""
+
+
 def test_streams_end_with_their_link(bench: Bench) -> None:
     server, client = bench.node(), bench.node()
     cable = bench.connect(client, server)

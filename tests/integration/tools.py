@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -31,8 +31,9 @@ PEER_SCRIPT = os.path.join(os.path.dirname(__file__), "peer_process.py")
 class Bench(Network):
     """Makes nodes, cables, raw peers and echo servers, and ends all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, eventually: Callable[..., None]) -> None:
         super().__init__()
+        self.eventually = eventually
         self._raw: list[RawPeer] = []
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._stack = contextlib.ExitStack()

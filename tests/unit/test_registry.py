@@ -35,7 +35,7 @@ class RegistryOfOffers(RuleBasedStateMachine):
 
     # Events: they must alternate, and come when the registry has its new state.
 
-    def on_changed(self, key: ServiceKey, added: bool) -> None:
+    def on_changed(self, key: ServiceKey, added: bool, distance: int) -> None:
         assert (key in self.known) is not added, "told twice"
         self.known ^= {key}
         self.changes += 1
@@ -104,7 +104,7 @@ TestRegistry.settings = STATEFUL
 
 def quiet_registry(limit: int = 100) -> Registry:
     """One that tells nobody."""
-    return Registry(limit, lambda key, added: None, lambda key, added: None)
+    return Registry(limit, lambda key, added, distance: None, lambda key, added: None)
 
 
 def test_a_service_keeps_its_first_offers_nearness() -> None:
