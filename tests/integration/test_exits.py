@@ -6,14 +6,14 @@ import errno
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
-from typing import Any
 
 import gevent
 import pytest
 from gevent import subprocess
 
-from .tools import DEADLINE, Bench, PeerProcess, deadline, receive_until_error, run_script
+from .tools import DEADLINE, Bench, PeerProcess, deadline, receive_until_error, run_script, script_environment
 
 # Two nodes with everything that a program may have open, in all the states that wait for something.
 BUSY = """
@@ -155,8 +155,7 @@ def test_a_process_that_finishes(bench: Bench, eventually: Callable[..., None]) 
 
 def test_a_pipe_that_nobody_reads() -> None:
     """Standard output closed early, as by ``| head``: the process still ends."""
-    command: list[Any] = [os.sys.executable, "-c", BUSY + "\nprint('x' * 1_000_000)"]  # type: ignore[attr-defined]
-    from .tools import script_environment
+    command = [sys.executable, "-c", BUSY + "\nprint('x' * 1_000_000)"]
 
     process = subprocess.Popen(command, env=script_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     process.stdout.close()
