@@ -149,8 +149,7 @@ class Node:
         self.routes.add_direct(peer_id, link)
         if link.loopback:
             return
-        if rivals and link.is_own_kind and self.node_id < peer_id:
-            # Between two links to one node the one with the smaller id decides: both sides then keep the same.
+        if rivals and link.is_own_kind:
             gevent.spawn(self._settle_rivalry, rivals[0], link)
         if self.config.role.announces:
             self._send_addresses(link, 0)
@@ -158,13 +157,17 @@ class Node:
                 self.links[link].add(key, True)
 
     def _settle_rivalry(self, older: Link, newer: Link) -> None:
-        """Keep the older of two links, unless it turns out to be dead."""
+        """Keep the older of two links to a node, unless it turns out to be dead.
+
+        Where both live the smaller id decides, so both keep the same.
+        """
         older.heard = Event()
         older.send_control(encode_frame(Command.PING, bytes(24)))
         alive = older.heard.wait(self.config.handshake_timeout)
         older.heard = None
         if alive and not older.ended.is_set():
-            newer.say_goodbye()
+            if self.node_id < newer.peer_id:
+                newer.say_goodbye()
         elif not newer.ended.is_set():
             older.end(RemoteProtocolError(f"no answer within {self.config.handshake_timeout:g} s, while a newer link to the node works"))
 
@@ -296,7 +299,7 @@ class Node:
         if path is None:
             return
         try:
-            path.capabilities = decode_handshake(payload).capabilities
+            path.learn(decode_handshake(payload).capabilities)
         except RemoteProtocolError as error:
             # Not the link's fault: it only carried this.
             log.info("HELLO from %s ignored: %s", format_node_id(node_id), error)
@@ -308,7 +311,7 @@ class Node:
         if not path.greeted:
             path.greeted = True
             key = address_key(path.node_id, self.node_id, 0, 0)
-            path.link.send_control(encode_frame(Command.HELLO, key, encode_handshake("")))
+            path.link.send_control(encode_frame(Command.HELLO, key, encode_handshake("", self.config.frame_size)))
 
     def _receive_pause(self, link: Link, key: bytes, payload: bytes) -> None:
         path = link.paths.get(split_key(key)[1])

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import RemoteProtocolError
+from .frame import MAX_PAYLOAD
 
 __all__ = ["Capabilities", "Handshake", "decode_handshake", "encode_handshake"]
 
 # Raised when a later version must be told apart; capabilities are told apart by their names.
 PROTOCOL_VERSION: Final = 1
+
+# Less than this would make frames mostly of headers.
+MIN_MAX_PAYLOAD: Final = 1024
 
 _KEY: Final = "astranet_gevent"
 
@@ -32,6 +36,8 @@ class Capabilities:
     window: bool = False
     goodbye: bool = False
     pause: bool = False
+    # Largest payload that it reads. Told only when it is smaller than the wire's 65536.
+    max_payload: int = MAX_PAYLOAD
 
     @property
     def own_kind(self) -> bool:
@@ -51,9 +57,11 @@ class Handshake:
     capabilities: Capabilities
 
 
-def encode_handshake(remote_address: str) -> bytes:
+def encode_handshake(remote_address: str, max_payload: int = MAX_PAYLOAD) -> bytes:
     """Our handshake's payload; the original's key first."""
-    ours = {"version": PROTOCOL_VERSION, "features": list(_FEATURES)}
+    ours: dict[str, Any] = {"version": PROTOCOL_VERSION, "features": list(_FEATURES)}
+    if max_payload < MAX_PAYLOAD:
+        ours["max_payload"] = max_payload
     return json.dumps({"RAddr": remote_address, _KEY: ours}, separators=(",", ":")).encode()
 
 
@@ -91,4 +99,8 @@ def _decode_capabilities(value: Any) -> Capabilities:
     version, features = value.get("version"), value.get("features")
     if type(version) is not int or version < 1 or not isinstance(features, list):
         return ORIGINAL
-    return Capabilities(version, *(name in features for name in _FEATURES))
+    max_payload = value.get("max_payload")
+    if type(max_payload) is not int or not MIN_MAX_PAYLOAD <= max_payload <= MAX_PAYLOAD:
+        max_payload = MAX_PAYLOAD
+    understood: dict[str, Any] = {name: name in features for name in _FEATURES}
+    return Capabilities(version, max_payload=max_payload, **understood)

@@ -67,7 +67,7 @@ class LinkCore:
     def handshake_frame(self, remote_address: str) -> bytes:
         """Our HANDSHAKE, the first frame on the link; ``remote_address`` is the peer's address as we see it, or ``""``."""
         key = bytes(8) + self._node_id.to_bytes(8, "big") + bytes(8)
-        return encode_frame(Command.HANDSHAKE, key, encode_handshake(remote_address))
+        return encode_frame(Command.HANDSHAKE, key, encode_handshake(remote_address, self._config.frame_size))
 
     def receive_handshake(self, key: bytes, payload: bytes) -> Handshake | None:
         """Apply a HANDSHAKE: the peer's on the first, None on a repeated one. Raises RemoteProtocolError for a bad or a changed one."""

@@ -20,7 +20,7 @@ from gevent.hub import Hub
 
 from ..address import format_node_id
 from ..config import Config
-from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError
+from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError, WrongThreadError
 from ..protocol.frame import Command, Frame, FrameBuffer, encode_frame
 from ..protocol.handshake import ORIGINAL
 from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeoutError, TimerEvent
@@ -96,8 +96,10 @@ class Link:
 
     def __init__(self, owner: LinkOwner, conn: Conn, hub: Hub, *, loopback: bool = False) -> None:
         self.hub = hub
+        # Compared in every call of a stream; after a fork it is that of no thread.
         self.thread = get_ident()
         self.forked = False
+        self.frame_size = owner.config.frame_size
         self.loopback = loopback
         self.core = LinkCore(owner.config, owner.node_id, monotonic())
         self.queue = SendQueue(owner.config.queue_bytes)
@@ -194,6 +196,8 @@ class Link:
         """
         if self.forked or self.core.state is LinkState.CLOSED:
             return
+        if self.thread != get_ident():
+            raise WrongThreadError(f"{self!r} belongs to another thread")
         if timeout > 0 and self._ready.is_set() and gevent.getcurrent() is not self.hub:
             self._close_gently(monotonic() + timeout)
         self.end(None)
@@ -642,7 +646,12 @@ class Link:
     def after_fork(self) -> None:
         """In a forked child: everything raises ForkedError from now on; the parent's connection is left alone."""
         self.forked = True
+        self.thread = -1
         self._timer.stop()
+        # What was queued is the parent's to send, and nothing of the child's goes to its peer.
+        self.core.close()
+        self.queue.clear()
+        self._leftover = []
         # Runs in the child's loop once gevent has made it anew, before anything is read: until then the parent's poll set is shared.
         self.hub.loop.run_callback(self._conn.close)
 

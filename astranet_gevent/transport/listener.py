@@ -89,6 +89,7 @@ class Listener:
 
     def accept_nowait(self) -> tuple[Stream, tuple[int, int]]:
         """As ``accept``, without waiting: BlockingIOError when none is there."""
+        self._check()
         if self.closed:
             raise StreamClosedError("the listener is closed")
         if not self._streams:
@@ -219,6 +220,7 @@ class Listener:
         """A descriptor that polls as readable while a stream waits; -1 once closed."""
         if self.closed:
             return -1
+        self._check()
         if self._readiness is None:
             self._readiness = Readiness(self)
         return self._readiness.fileno()

@@ -36,18 +36,23 @@ def encode_reset(key: bytes, code: int, reason: str) -> bytes:
 class Path:
     """One peer node over one link. A link has one path to its peer, and more behind a relay."""
 
-    __slots__ = ("blocked", "capabilities", "greeted", "link", "node_id", "paused", "stream_count")
+    __slots__ = ("blocked", "capabilities", "greeted", "link", "max_payload", "node_id", "paused", "stream_count")
 
     def __init__(self, link: Link, node_id: int, capabilities: Capabilities) -> None:
         self.link = link
         self.node_id = node_id
-        self.capabilities = capabilities
+        self.learn(capabilities)
         # Whether our HELLO has been sent this way.
         self.greeted = False
         self.stream_count = 0
         # Set while a relay on the way cannot take more; the streams that wait for its end.
         self.paused = False
         self.blocked: dict[Stream, None] = {}
+
+    def learn(self, capabilities: Capabilities) -> None:
+        """Note what the node understands. Its frames must suit us, it, and the relay in between."""
+        self.capabilities = capabilities
+        self.max_payload = min(self.link.frame_size, capabilities.max_payload, self.link.core.capabilities.max_payload)
 
     def reset_frames(self, key: bytes, code: int, reason: str) -> bytes:
         """What ends a stream at the peer: the original knows no reset, but ends its reads on FIN2 and its writes on FIN1."""

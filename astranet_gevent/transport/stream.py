@@ -340,9 +340,8 @@ class Stream(StreamCore):
             self._check_thread()
         if self.state is not OPEN and self.state is not GOT_FIN:
             return self._push_in_vain(len(data))
-        size = len(data)
         left = self.send_left
-        size = min(size, left)
+        size = min(len(data), left, path.max_payload)
         if size <= 0 or path.paused:
             return 0
         queue = link.queue
@@ -350,7 +349,7 @@ class Stream(StreamCore):
         if head is None:
             head = self._head = _DATA_COMMAND + reverse_key(self.key)
         if size > SMALL_FRAME or (self.outgoing is not None and self.outgoing.pending):
-            return self._push_turn(data, min(size, MAX_PAYLOAD), head)
+            return self._push_turn(data, size, head)
         if queue.small_bytes >= queue.limit:
             return 0
         queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
@@ -488,10 +487,10 @@ class Stream(StreamCore):
 
     def _check_thread(self) -> None:
         link = self._path.link
-        if link.thread != get_ident():
-            raise WrongThreadError(f"{self!r} belongs to another thread; start a node of its own in this thread, or hand the work over")
         if link.forked:
             raise ForkedError("the node was started before a fork: start a new one in the child")
+        if link.thread != get_ident():
+            raise WrongThreadError(f"{self!r} belongs to another thread; start a node of its own in this thread, or hand the work over")
 
     # -- frames of this stream -------------------------------------------------------------------------------------------------
 
@@ -570,6 +569,7 @@ class Stream(StreamCore):
 
     def abort(self, reason: str = "", code: int = ResetCode.RESET) -> None:
         """Close at once and reset the peer, whatever is unread or unsent."""
+        self._check_thread_of_close()
         if self.state in LIVE and self.state is not DIALING:
             self._drop_outgoing()
             self._send_frames(self._path.reset_frames(reverse_key(self.key), code, reason))

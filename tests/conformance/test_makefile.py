@@ -164,6 +164,9 @@ def test_the_last_of_several_files_closes_the_stream(sides: Pair) -> None:
     one.close()
     reader.close()
     reader.close()
+    raw = one.makefile("rb", buffering=0)
+    raw.close()
+    raw.close()
     writer.write(b"not yet")
     writer.flush()
     assert receive_exactly(other, 7) == b"not yet"
