@@ -122,6 +122,14 @@ class Peering:
         if self._link is not None:
             self._link.close()
 
+    def after_fork(self) -> None:
+        """In a forked child: dial no more. Descriptors are closed by the child's own loop, once gevent has made it anew."""
+        connecting, self._connecting = self._connecting, None
+        self._closed.set()
+        self._settled.set()
+        if connecting is not None:
+            gevent.get_hub().loop.run_callback(connecting.close)
+
     def _run(self) -> None:
         try:
             while not self._closed.is_set() and self._is_wanted():
@@ -149,7 +157,7 @@ class Peering:
         self.address = self._addresses[self.attempts % len(self._addresses)]
         self.attempts += 1
         try:
-            link = self._owner.adopt(self._connect())
+            link = _adopt(self._owner, self._connect())
         except (OSError, AstraNetError) as error:
             self._note(error)
             return
@@ -283,6 +291,12 @@ class LinkListener:
                 os.unlink(self.link_address.host)
         self._on_close(self)
 
+    def after_fork(self) -> None:
+        """In a forked child: accept nothing, and leave the parent's file alone."""
+        self.closed = True
+        self._identity = None
+        gevent.get_hub().loop.run_callback(self._socket.close)
+
     def _accept_loop(self) -> None:
         while not self.closed:
             try:
@@ -305,13 +319,21 @@ class LinkListener:
             sock.close()
             return
         try:
-            self._unfinished.add(self._owner.adopt(sock))
-        except AstraNetError as error:
+            self._unfinished.add(_adopt(self._owner, sock))
+        except (OSError, AstraNetError) as error:
             log.info("connection on %s refused: %s", self.link_address, error)
-            sock.close()
 
     def __repr__(self) -> str:
         return f"<LinkListener {self.link_address}{' closed' if self.closed else ''}>"
+
+
+def _adopt(owner: JoinOwner, sock: Any) -> Link:
+    """A link of a socket, which is closed when that fails."""
+    try:
+        return owner.adopt(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _listen_socket(address: LinkAddress) -> Any:
@@ -400,6 +422,11 @@ class Follower:
     def count(self) -> int:
         """Addresses being followed."""
         return len(self._peerings)
+
+    @property
+    def peerings(self) -> list[Peering]:
+        """The peerings with nodes that are followed."""
+        return list(self._peerings.values())
 
     @property
     def enabled(self) -> bool:

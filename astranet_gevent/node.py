@@ -161,14 +161,13 @@ class Node:
 
         Where both live the smaller id decides, so both keep the same.
         """
-        older.heard = Event()
+        heard = older.heard = older.heard or Event()
         older.send_control(encode_frame(Command.PING, bytes(24)))
-        alive = older.heard.wait(self.config.handshake_timeout)
-        older.heard = None
-        if alive and not older.ended.is_set():
+        alive = heard.wait(self.config.handshake_timeout)
+        if alive and older.state == "ready":
             if self.node_id < newer.peer_id:
                 newer.say_goodbye()
-        elif not newer.ended.is_set():
+        elif not alive and newer.state == "ready":
             older.end(RemoteProtocolError(f"no answer within {self.config.handshake_timeout:g} s, while a newer link to the node works"))
 
     def link_drained(self, link: Link) -> None:
@@ -209,6 +208,10 @@ class Node:
     def _relay_target(self, node_id: int) -> Link | None:
         links = self.routes.direct(node_id)
         return links[0] if links and not links[0].loopback else None
+
+    def relays_over(self, link: Link) -> bool:
+        """Whether other nodes have talked through us over that link."""
+        return self.relaying.uses(link)
 
     # -- dispatch --------------------------------------------------------------------------------------------------------------
 
@@ -276,6 +279,8 @@ class Node:
         _, node_id, _, port = split_key(key)
         if self.registry.withdraw(link, ServiceKey(payload, node_id, port)) and node_id != link.peer_id:
             self.routes.remove_behind(node_id, link)
+            if not self.routes.is_behind(node_id, link):
+                self._discovered.get(link, set()).discard(node_id)
 
     def _receive_reset(self, link: Link, key: bytes, payload: bytes) -> None:
         _, node_id, _, _ = split_key(key)
@@ -290,6 +295,8 @@ class Node:
             if stream._path is path:
                 stream.break_off(NoRouteError(f"relay {relay} has no route to node {format_node_id(node_id)}"))
         link.break_streams(node_id, LinkLostError(f"relay {relay} lost its link to node {format_node_id(node_id)}"))
+        # Whoever comes back under this id knows nothing of us, and its relay nothing of a pause.
+        del link.paths[node_id]
 
     def _receive_hello(self, link: Link, key: bytes, payload: bytes) -> None:
         _, node_id, _, _ = split_key(key)
@@ -298,12 +305,16 @@ class Node:
         path = link.path_to(node_id)
         if path is None:
             return
+        was_known = path.capabilities.own_kind
         try:
             path.learn(decode_handshake(payload).capabilities)
         except RemoteProtocolError as error:
             # Not the link's fault: it only carried this.
             log.info("HELLO from %s ignored: %s", format_node_id(node_id), error)
             return
+        if was_known:
+            # It says so again because it has forgotten us; it will not answer the answer.
+            path.greeted = False
         self._greet(path)
 
     def _greet(self, path: Path) -> None:
@@ -472,6 +483,8 @@ class Node:
             key, chosen = candidates[0]
             if selector is not None or len(candidates) > 1:
                 chosen = (selector or self._default_selector)([service for _, service in candidates])
+                if all(chosen != service for _, service in candidates):
+                    raise ConfigError(f"selector {selector!r} chose {chosen!r}, which is not one of the {len(candidates)} candidates")
                 key = next(key for key, service in candidates if service == chosen)
             tried.add(key)
             try:
@@ -637,6 +650,10 @@ class Node:
             listener.forked = True
         for link in self.links:
             link.after_fork()
+        for link_listener in self.link_listeners:
+            link_listener.after_fork()
+        for peering in [*self.peerings, *self._follower.peerings]:
+            peering.after_fork()
 
 
 def _node_id_or_none(service: ServiceAddress) -> int:

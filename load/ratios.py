@@ -430,8 +430,11 @@ class Others:
 
     @staticmethod
     def busy() -> float:
+        # All but idling: Linux counts loopback's softirqs apart for the system, but with the process that sends.
         times = psutil.cpu_times()
-        return float(times.user + times.system + getattr(times, "steal", 0.0))
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # also in user
+        return float(sum(times) - idle - guests)
 
     @property
     def cores(self) -> float:

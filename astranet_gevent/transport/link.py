@@ -90,6 +90,10 @@ class LinkOwner(Protocol):
         """A frame for another node."""
         ...
 
+    def relays_over(self, link: Link) -> bool:
+        """Whether other nodes talk over that link, so that it must not end when our own streams have."""
+        ...
+
 
 class Link:
     """One connection to a peer node. Made by ``attach()``, ``join()`` and ``listen()``."""
@@ -130,6 +134,7 @@ class Link:
         self._writing = False
         self._writer_parked = False
         self._send_failed = False
+        self._suspected = False
         self._flush_due = 0.0
         self._readable: list[Stream] = []
         self._writable: list[Stream] = []
@@ -199,7 +204,10 @@ class Link:
         if self.thread != get_ident():
             raise WrongThreadError(f"{self!r} belongs to another thread")
         if timeout > 0 and self._ready.is_set() and gevent.getcurrent() is not self.hub:
-            self._close_gently(monotonic() + timeout)
+            try:
+                self._close_gently(monotonic() + timeout)
+            finally:
+                self.end(None)
         self.end(None)
 
     def _close_gently(self, deadline: float) -> None:
@@ -231,6 +239,7 @@ class Link:
                 self.core.note_received(monotonic(), self._buffer.pending > 0)
                 if self.heard is not None:
                     self.heard.set()
+                    self.heard = None
                 if self._buffer.error is not None:
                     raise self._buffer.error
         except (OSError, AstraNetError) as caught:
@@ -310,6 +319,8 @@ class Link:
                 self.dialing[port] = stream
                 return
             if key != stream.key:
+                if key in self.streams:
+                    self.streams[key].break_off(LinkLostError("the peer answered another dial from the same port"))
                 del self.streams[stream.key]
                 stream.key = key
                 self.streams[key] = stream
@@ -343,7 +354,6 @@ class Link:
         self._run_scheduled = False
         readable, self._readable = self._readable, []
         writable, self._writable = self._writable, []
-        queue = self.queue
         # What they write goes out at the end of this: no flush of its own needs to be scheduled.
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         self._flush_due = monotonic() + _EARLY_FLUSH
@@ -365,12 +375,12 @@ class Link:
                 if monotonic() > self._flush_due:
                     self._flush_early()
         self.flush_scheduled = was_scheduled
-        if not was_scheduled and queue:
+        if not was_scheduled and self._wants_flush():
             self._flush()
 
     def _flush_early(self) -> None:
         """Send what has come together so far, unless there is large data in it: that is sent best in large batches."""
-        if self.queue and not self._writing and not self.queue.turn_bytes:
+        if self.queue and not self._writing and not self.queue.has_turns:
             self._flush_once()
         self._flush_due = monotonic() + _EARLY_FLUSH
 
@@ -380,8 +390,12 @@ class Link:
         else:
             self._run_scheduled = False
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
-        if self.queue and not self._writing:
+        if not self._writing and self._wants_flush():
             self._flush()
+
+    def _wants_flush(self) -> bool:
+        """Whether there is something to send, or somebody who waits for what _flush() does when all is sent."""
+        return bool(self.queue or self.blocked or self._flushed is not None or self.core.state is LinkState.DRAINING)
 
     def _switch_to(self, waiter: Any) -> None:
         try:
@@ -462,7 +476,7 @@ class Link:
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""
         self.queue.clear()
-        if not self._send_failed:
+        if not self._send_failed and self.core.state is not LinkState.CLOSED:
             self._send_failed = True
             self._timer.stop()
             self._timer.close()
@@ -508,7 +522,15 @@ class Link:
                 self.send_control(PING)
             silent = self._conn.unanswered_for()
             limit = self._owner.config.dead_host_timeout
-            if silent > limit:
+            if silent > limit and not self._suspected:
+                # Something sent just now on an idle link looks the same: only what is still so a second later counts.
+                self._suspected = True
+                self._timer.close()
+                self._timer = self.hub.loop.timer(1.0)
+                self._timer.start(self._on_timer)
+                return
+            self._suspected = silent > limit
+            if self._suspected:
                 raise LinkTimeoutError(f"the peer's host has acknowledged nothing for {silent:.0f} s (dead_host_timeout {limit:g})")
         except RemoteProtocolError as error:
             self.end(error)
@@ -600,8 +622,8 @@ class Link:
         core = self.core
         if not (core.goodbye_sent and core.goodbye_received) or self.streams or core.state is not LinkState.DRAINING:
             return
-        # What is still queued calls again when it is sent.
-        if not self.queue and not self._writing:
+        # What is still queued calls again when it is sent. What others relay over the link keeps it for as long as it lives.
+        if not self.queue and not self._writing and not self._owner.relays_over(self):
             self.end(None)
 
     def end(self, error: Exception | None) -> None:

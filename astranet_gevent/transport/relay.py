@@ -41,6 +41,12 @@ _PRIORITY: Final = frozenset(
     )
 )
 
+# Control frames carry a handshake at most; larger ones go with the data, which is bounded by bytes.
+_MAX_PRIORITY_PAYLOAD: Final = 256
+
+# Part of control_frames up to which relayed ones may wait on one link.
+_CONTROL_SHARE: Final = 4
+
 # Reset streams remembered per pair; beyond that some are reset twice.
 _MAX_OVERRUN: Final = 65536
 
@@ -56,6 +62,8 @@ def encode_unreachable(node_id: int, addressee: int) -> bytes:
 class RelayPair(TurnSource):
     """Frames from one node to another that wait in the destination's link."""
 
+    is_relayed = True
+
     __slots__ = ("_pause_at", "overrun", "paused", "source", "target")
 
     def __init__(self, source: Link, target: Link, pause_at: int) -> None:
@@ -63,7 +71,7 @@ class RelayPair(TurnSource):
         self.source = source
         self.target = target
         self.paused = False
-        # Keys of streams that were reset because the pair was full, until it has drained.
+        # Keys of streams that were reset because the pair was full: what still comes of them has a gap in it.
         self.overrun: set[bytes] = set()
         self._pause_at = pause_at
 
@@ -75,8 +83,6 @@ class RelayPair(TurnSource):
 
     def on_sent(self, size: int) -> None:
         """Let the sender go on when half of that is gone."""
-        if not self.size:
-            self.overrun.clear()
         if self.paused and self.size <= self._pause_at // 2:
             self.paused = False
             self._tell(Command.RESUME)
@@ -109,8 +115,10 @@ class Relay:
         self.frames += 1
         target = pair.target
         frame = encode_frame(command, key, payload)
-        if command in _PRIORITY:
-            target.send_control(frame)
+        if command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
+            self._forward_control(pair, command, frame)
+            return
+        if key in pair.overrun:
             return
         if not pair.pending and len(frame) <= SMALL_FRAME and target.queue.small_room:
             target.queue.push_small(frame)
@@ -123,9 +131,18 @@ class Relay:
         if not target.flush_scheduled:
             target.schedule_flush()
 
+    def _forward_control(self, pair: RelayPair, command: int, frame: bytes) -> None:
+        # A flood must not cost the destination its link: the source is answered long before that bound.
+        if pair.target.queue.control_count < self._config.control_frames // _CONTROL_SHARE:
+            pair.target.send_control(frame)
+            return
+        self.refused += 1
+        if command != Command.RESET:
+            pair.source.send_control(encode_unreachable(pair.target.peer_id, pair.source.peer_id))
+
     def _has_room(self, pair: RelayPair, size: int) -> bool:
         config = self._config
-        return pair.size + size <= config.relay_bytes and pair.target.queue.turn_bytes + size <= config.relay_link_bytes
+        return pair.size + size <= config.relay_bytes and pair.target.queue.relayed_bytes + size <= config.relay_link_bytes
 
     def _open_pair(self, link: Link, command: int, key: bytes) -> RelayPair | None:
         source_id = int.from_bytes(key[8:16], "big")
@@ -176,9 +193,9 @@ class Relay:
         gone = link.peer_id
         self._reported.discard(link)
         told: set[Link] = set()
-        for pair in list(self._pairs.pop(link, {}).values()):
-            pair.target.queue.remove(pair)
-            told.add(pair.target)
+        for pair in self._pairs.pop(link, {}).values():
+            if pair.target is not link:
+                self._say_last(pair, encode_unreachable(gone, pair.target.peer_id))
         for source, pairs in self._pairs.items():
             for pair_key, pair in list(pairs.items()):
                 if pair.target is link:
@@ -186,3 +203,17 @@ class Relay:
                     told.add(source)
         for other in told - {link}:
             other.send_control(encode_unreachable(gone, other.peer_id))
+
+    def _say_last(self, pair: RelayPair, frame: bytes) -> None:
+        """Send a frame behind what the pair has waiting: what its source wrote before it left still arrives."""
+        queue = pair.target.queue
+        if pair.pending:
+            queue.push_turn(pair, (frame,))
+        else:
+            queue.push_small(frame)
+        if not pair.target.flush_scheduled:
+            pair.target.schedule_flush()
+
+    def uses(self, link: Link) -> bool:
+        """Whether any pair comes over that link or goes over it."""
+        return bool(self._pairs.get(link)) or any(pair.target is link for pairs in self._pairs.values() for pair in pairs.values())

@@ -29,6 +29,9 @@ Parts = tuple[Buffer, ...]
 class TurnSource:
     """Frames of one stream or pair that wait for their turn. The owner bounds them before it adds."""
 
+    #: Counted apart, so that relayed frames do not take the room of our own writers.
+    is_relayed = False
+
     __slots__ = ("pending", "size")
 
     def __init__(self) -> None:
@@ -42,7 +45,7 @@ class TurnSource:
 class SendQueue:
     """The queue of one link. Bounded by its users: control frames by a count, data by ``small_room`` and ``turn_room``."""
 
-    __slots__ = ("_control", "_small", "_turns", "limit", "small_bytes", "turn_bytes")
+    __slots__ = ("_control", "_small", "_turns", "limit", "relayed_bytes", "small_bytes", "turn_bytes")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -51,6 +54,7 @@ class SendQueue:
         self._turns: deque[TurnSource] = deque()
         self.small_bytes = 0
         self.turn_bytes = 0
+        self.relayed_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._control or self._small or self._turns)
@@ -73,7 +77,19 @@ class SendQueue:
     @property
     def size(self) -> int:
         """Bytes of data waiting."""
-        return self.small_bytes + self.turn_bytes
+        return self.small_bytes + self.turn_bytes + self.relayed_bytes
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether large frames wait."""
+        return bool(self._turns)
+
+    def _count_turn(self, source: TurnSource, size: int) -> None:
+        source.size += size
+        if source.is_relayed:
+            self.relayed_bytes += size
+        else:
+            self.turn_bytes += size
 
     def push_control(self, frame: bytes) -> None:
         """Queue a control frame."""
@@ -89,17 +105,14 @@ class SendQueue:
         if not source.pending:
             self._turns.append(source)
         source.pending.append(parts)
-        size = sum(map(len, parts))
-        source.size += size
-        self.turn_bytes += size
+        self._count_turn(source, sum(map(len, parts)))
 
     def remove(self, source: TurnSource) -> None:
         """Forget what a source has waiting."""
         if source.pending:
             self._turns.remove(source)
-            self.turn_bytes -= source.size
             source.pending.clear()
-            source.size = 0
+            self._count_turn(source, -source.size)
 
     def take(self) -> list[Buffer]:
         """The next batch, removed from the queue."""
@@ -125,8 +138,7 @@ class SendQueue:
                 parts = pending.popleft()
                 size += sum(map(len, parts))
                 batch += parts
-            source.size -= size
-            self.turn_bytes -= size
+            self._count_turn(source, -size)
             left -= size
             if pending:
                 turns.append(source)
@@ -140,4 +152,4 @@ class SendQueue:
         self._turns.clear()
         self._control = []
         self._small = []
-        self.small_bytes = self.turn_bytes = 0
+        self.small_bytes = self.turn_bytes = self.relayed_bytes = 0

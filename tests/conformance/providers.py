@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import gevent.socket
 from gevent.exceptions import ConcurrentObjectUseError
 
-from astranet_gevent import AstraNet, ConcurrentUseError, Role
+from astranet_gevent import AstraNet, ConcurrentUseError, Config, Role
 from astranet_gevent.testing import memory_pair
 
 # Typed as the stdlib's socket: that the streams of the mesh have its methods is what is tested.
@@ -215,6 +215,11 @@ def limit_buffers(sock: Stream) -> None:
 PLAIN: tuple[type[Provider], ...] = (GeventTCP, GeventUnix, GeventSocketpair)
 
 
+# The links are those made here, so nobody follows. A PING makes a link send, and would hide that somebody
+# who waits for room was not woken: there is none.
+_CONFIG = Config(follow=False, keepalive_interval=90)
+
+
 class Mesh(Provider):
     """Two nodes; how they are linked is the business of the subclasses."""
 
@@ -240,8 +245,8 @@ class Mesh(Provider):
         raise NotImplementedError
 
     def node(self, **overrides: Any) -> AstraNet:
-        """A node that ends with the provider. It follows nobody: the links are the ones made here."""
-        return self._resources.enter_context(AstraNet(follow=False, **overrides))
+        """A node that ends with the provider."""
+        return self._resources.enter_context(AstraNet(_CONFIG, **overrides))
 
     def close(self) -> None:
         self._resources.close()
@@ -290,6 +295,19 @@ class MeshTCP(Mesh):
         return server, client
 
 
+class MeshLimits(Mesh):
+    """Everything that is bounded at its lowest: whoever can wait for room does."""
+
+    name = "mesh-limits"
+
+    def link(self) -> tuple[AstraNet, AstraNet]:
+        limits = {"frame_size": 1024, "max_window": 65536, "queue_bytes": 65536}
+        server, client = self.node(**limits), self.node(**limits)
+        address = server.listen(("127.0.0.1", 0)).address
+        client.join(address).wait_ready(SETUP_DEADLINE)
+        return server, client
+
+
 class MeshUnix(Mesh):
     """A link over a unix socket."""
 
@@ -322,13 +340,14 @@ class MeshLoopback(Mesh):
     name = "mesh-loopback"
 
     def link(self) -> tuple[AstraNet, AstraNet]:
-        mesh = self._resources.enter_context(AstraNet(follow=False).with_loopback())
+        mesh = self._resources.enter_context(AstraNet(_CONFIG).with_loopback())
         return mesh, mesh
 
 
 MESHES: tuple[type[Mesh], ...] = (
     MeshMemory,
     MeshTCP,
+    MeshLimits,
     MeshUnix,
     MeshRelay,
     MeshLoopback,

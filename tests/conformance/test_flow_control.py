@@ -78,15 +78,15 @@ def test_reading_in_small_pieces_gives_the_room_back(sides: Pair, spawn: Spawn, 
 def test_stop_and_go(provider: Provider, sides: Pair, spawn: Spawn) -> None:
     """Again and again until full and empty: room is neither lost nor made up."""
     one, other = sides
-    for _ in range(8):
+    for _ in range(4):
         filled = fill(one)
         assert 0 < len(filled) <= provider.buffer_limit
         assert receive_exactly(other, len(filled)) == filled
 
 
-def test_a_window_used_byte_by_byte(sides: Pair, spawn: Spawn) -> None:
+def test_a_window_used_byte_by_byte(pair: Pair, spawn: Spawn) -> None:
     """More single bytes than any count of messages that a queue could be bound by."""
-    one, other = sides
+    one, other = pair
     data = pattern(80_000)
 
     def write() -> None:
@@ -96,6 +96,25 @@ def test_a_window_used_byte_by_byte(sides: Pair, spawn: Spawn) -> None:
 
     writer = spawn(write)
     settle()
+    assert receive_all(other) == data
+    writer.get()
+
+
+def test_a_writer_that_is_stopped_by_one_bound_after_another(pair: Pair, spawn: Spawn) -> None:
+    """First the window holds it back, and when that opens, the number of small pieces on their way."""
+    one, other = pair
+    filled = fill(one)
+    data = pattern(20_000)
+
+    def write() -> None:
+        for number in range(len(data)):
+            one.send(data[number : number + 1])
+        one.shutdown(socket.SHUT_WR)
+
+    writer = spawn(write)
+    settle()
+    assert not writer.ready()
+    assert receive_exactly(other, len(filled)) == filled
     assert receive_all(other) == data
     writer.get()
 

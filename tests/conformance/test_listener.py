@@ -351,8 +351,9 @@ def test_a_dial_that_is_killed_leaves_nothing_behind(provider: Provider, listene
         for _ in range(turns):
             gevent.sleep(0)  # one turn of the loop further than the last time
         dialler.kill()
-        if not isinstance(dialler.value, gevent.GreenletExit):
-            dialler.value.close()
+        outcome: Any = dialler.value
+        if not isinstance(outcome, gevent.GreenletExit):
+            outcome.close()
     last = provider.dial(address)
     last.sendall(b"last")
     accepted = 0

@@ -132,6 +132,8 @@ def test_without_a_buffer(sides: Pair) -> None:
         assert file.read(10) == b""
 
 
+# A file that is only half made when its mode is refused must not fail in its finaliser.
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_modes_that_are_refused(pair: Pair) -> None:
     stream = loosely(pair[0])
     for mode in ("x", "a", "r+", "rU", "rbt"):
