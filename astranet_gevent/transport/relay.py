@@ -193,15 +193,17 @@ class Relay:
         gone = link.peer_id
         self._reported.discard(link)
         told: set[Link] = set()
+        said: set[Link] = {link}
         for pair in self._pairs.pop(link, {}).values():
             if pair.target is not link:
+                said.add(pair.target)
                 self._say_last(pair, encode_unreachable(gone, pair.target.peer_id))
         for source, pairs in self._pairs.items():
             for pair_key, pair in list(pairs.items()):
                 if pair.target is link:
                     del pairs[pair_key]
                     told.add(source)
-        for other in told - {link}:
+        for other in told - said:
             other.send_control(encode_unreachable(gone, other.peer_id))
 
     def _say_last(self, pair: RelayPair, frame: bytes) -> None:

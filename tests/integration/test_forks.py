@@ -9,7 +9,9 @@ from .tools import Bench, PeerProcess, check_echo, check_script
 # The parent has a node joined to an echo service, a stream on it, and a listener with a stream waiting in it. The child looks at them,
 # then ends in its way; the parent waits for it and goes on using everything.
 FORK = """
-import os, sys, traceback
+import os, sys, traceback, warnings
+# From Python 3.12 on a fork beside other threads (the resolver has some) is warned of.
+warnings.simplefilter("ignore", DeprecationWarning)
 import gevent, gevent.os
 from gevent import socket
 from astranet_gevent import AstraNet, ForkedError

@@ -418,3 +418,61 @@ def test_syn_over_a_relay_from_a_node_of_the_original(bench: Bench) -> None:
     assert stream.recv(5) == b"hello"
     stream.sendall(b"data")
     assert peer.wait_for(DATA).payload == b"data"
+
+
+# -- what a relay owes to those who come and go
+
+
+def test_what_a_source_wrote_before_it_left_arrives(bench: Bench) -> None:
+    """The relay holds it for a slow destination: it is passed on before the word that the source has gone."""
+    one, router, far = bench.node(follow=False), bench.node(role=Role.ROUTER), bench.node(follow=False)
+    bench.connect(one, router)
+    bench.connect(router, far, rate=2_000_000)
+    listener = far.bind("svc")
+    one.service_map.wait_for("svc", DEADLINE)
+    streams = [one.dial("svc", timeout=DEADLINE) for _ in range(20)]
+    accepted = [listener.accept()[0] for _ in streams]
+    for stream in streams:
+        stream.sendall(bytes(60_000))
+        stream.close()
+    one.close()
+    for stream in accepted:
+        stream.settimeout(DEADLINE)
+        received = 0
+        while data := stream.recv(1 << 16):
+            received += len(data)
+        assert received == 60_000
+
+
+def test_a_node_that_comes_back_behind_a_relay_is_met_anew(bench: Bench) -> None:
+    """Neither a pause nor the acquaintance from before outlives the loss of its link."""
+    one, router, far = bench.node(follow=False), bench.node(role=Role.ROUTER, relay_bytes=256 * KIB), bench.node(follow=False)
+    bench.connect(one, router)
+    cable = bench.connect(router, far, rate=200_000)
+    listener = far.bind("svc")
+    one.service_map.wait_for("svc", DEADLINE)
+    path = one.links()[0].paths
+
+    def write() -> None:
+        with one.dial("svc", timeout=DEADLINE) as stream, pytest.raises(ConnectionResetError):
+            stream.sendall(bytes(1024 * KIB))
+
+    writers = [bench.spawn(write) for _ in range(40)]
+    bench.eventually(lambda: far.node_id in path and path[far.node_id].paused, "paused")
+    cable.cut()
+    for writer in writers:
+        writer.get(timeout=DEADLINE)
+    listener.close()
+    bench.connect(router, far)
+    again = far.bind("again")
+    one.service_map.wait_for("again", DEADLINE)
+    stream = one.dial("again", timeout=DEADLINE)
+    stream.settimeout(DEADLINE)
+    stream.sendall(b"hello")
+    other, _ = again.accept()
+    assert other.recv(5) == b"hello"
+    other.abort()
+    with pytest.raises(ConnectionResetError):
+        stream.recv(1)
+    with pytest.raises(ConnectionRefusedError):
+        one.dial((far.node_id, 77), timeout=DEADLINE)
