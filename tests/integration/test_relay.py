@@ -453,11 +453,11 @@ def test_a_node_that_comes_back_behind_a_relay_is_met_anew(bench: Bench) -> None
     one.service_map.wait_for("svc", DEADLINE)
     path = one.links()[0].paths
 
-    def write() -> None:
-        with one.dial("svc", timeout=DEADLINE) as stream, pytest.raises(ConnectionResetError):
+    def write(stream: Any) -> None:
+        with stream, pytest.raises(ConnectionResetError):
             stream.sendall(bytes(1024 * KIB))
 
-    writers = [bench.spawn(write) for _ in range(40)]
+    writers = [bench.spawn(write, stream) for stream in [one.dial("svc", timeout=DEADLINE) for _ in range(40)]]
     bench.eventually(lambda: far.node_id in path and path[far.node_id].paused, "paused")
     cable.cut()
     for writer in writers:
