@@ -201,6 +201,7 @@ def test_a_timeout_while_reading_a_file(sides: Pair) -> None:
     other.settimeout(SHORT)
     with other.makefile("rb") as file, pytest.raises(TimeoutError):
         file.read(1)
+    other.settimeout(None)
     one.sendall(b"late")
     assert receive_exactly(other, 4) == b"late"
 

@@ -104,15 +104,16 @@ def send_and_finish(stream: Stream, data: bytes) -> None:
 
 
 def wait_for_data(stream: Stream, size: int = 1) -> None:
-    """Until so many bytes (or the end) wait to be read, without reading them."""
-    seen = 0
-    while seen < size:
+    """Until so many bytes (or the end) wait to be read, without reading them, whatever the stream's timeout."""
+    timeout = stream.gettimeout()
+    stream.settimeout(None)
+    seen = -1
+    while seen < size and seen != 0:
         before, seen = seen, len(stream.recv(size, socket.MSG_PEEK))
-        if seen == 0:
-            return
         if seen == before:
             # Less than was asked for is here: recv does not wait for the rest, so let it come.
             settle()
+    stream.settimeout(timeout)
 
 
 def fill(stream: Stream, chunk: int = 16384, limit: int = 2**26) -> bytes:
