@@ -19,10 +19,12 @@ class StreamIO(io.RawIOBase):
     """A raw file over a stream. After a timeout it refuses to be read again, as ``socket.SocketIO`` does: buffered data may be lost."""
 
     def __init__(self, stream: Stream, mode: str) -> None:
+        # First: the finaliser of a file that was refused closes it all the same.
+        self._stream: Stream | None = None
         if not set(mode) <= set("rwb"):
             raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
         super().__init__()
-        self._stream: Stream | None = stream
+        self._stream = stream
         self._reading = "r" in mode or "w" not in mode
         self._writing = "w" in mode
         self._timed_out = False
