@@ -57,8 +57,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "paths_per_link": (1, 2**31 - 1),
     "control_frames": (64, 2**31 - 1),
     "queue_bytes": (65536, 2**40),
-    "relay_bytes": (65536, 2**40),
-    "relay_link_bytes": (65536, 2**42),
+    # Room for a window of 64 KiB sent one byte at a time before the sender has been told to pause.
+    "relay_bytes": (262144, 2**40),
+    "relay_link_bytes": (262144, 2**42),
     "handshakes": (1, 2**31 - 1),
     "max_followed": (0, 2**31 - 1),
 }
