@@ -294,7 +294,6 @@ class LinkListener:
     def after_fork(self) -> None:
         """In a forked child: accept nothing, and leave the parent's file alone."""
         self.closed = True
-        self._identity = None
         gevent.get_hub().loop.run_callback(self._socket.close)
 
     def _accept_loop(self) -> None:

@@ -165,7 +165,7 @@ class AstraNet:
 
     def http_dial(self, host: str, timeout: float | None = None, selector: Selector | None = None) -> Stream:
         """Open a stream to the service behind an HTTP host: ports 80 and 443 mean any, unless the service is bound with one of them."""
-        return self.dial(self._running().http_target(host), timeout, selector)
+        return self._running().dial(host, timeout, selector, http=True)
 
     # -- looking ---------------------------------------------------------------------------------------------------------------
 

@@ -465,13 +465,15 @@ class Node:
         self._next_port = port + 1 if port < _LAST_PORT else _FIRST_PORT
         return port
 
-    def dial(self, target: Any, timeout: float | None, selector: Selector | None) -> Stream:
-        """Dial a service or ``(node_id, port)``; see ``AstraNet.dial``."""
-        parsed = parse_dial_target(target)
+    def dial(self, target: Any, timeout: float | None, selector: Selector | None, *, http: bool = False) -> Stream:
+        """Dial a service or ``(node_id, port)``; see ``AstraNet.dial`` and ``AstraNet.http_dial``."""
+        parsed = parse_service(target) if http else parse_dial_target(target)
         limit = self.config.dial_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
         if not isinstance(parsed, ServiceAddress):
             return self._dial_node(*parsed, deadline, limit)
+        if http and parsed.port in _HTTP_PORTS:
+            parsed = self._http_service(parsed, deadline)
         tried: set[ServiceKey] = set()
         while True:
             candidates = self._await_candidates(parsed, deadline, tried)
@@ -493,6 +495,12 @@ class Node:
                 # Announcements lag behind: another server of the name may still be there.
                 if not any(other not in tried for other, _ in self._candidates(parsed)):
                     raise
+
+    def _http_service(self, service: ServiceAddress, deadline: float) -> ServiceAddress:
+        """What an HTTP host with port 80 or 443 means: any server of the name, unless some are bound with that very port."""
+        any_port = ServiceAddress(service.name, 0)
+        self._await_candidates(any_port, deadline, set())
+        return service if self._candidates(service) else any_port
 
     def _candidates(self, service: ServiceAddress) -> list[tuple[ServiceKey, Service]]:
         """The servers to choose from, kept until an offer changes: looking them up is a fifth of the cost of a dial."""
@@ -598,13 +606,6 @@ class Node:
         link.dialing[own_port] = stream
         link.send_control(encode_frame(Command.DIAL, reverse_key(key)))
         return stream
-
-    def http_target(self, text: str) -> str:
-        """The dial target for an HTTP host: ports 80 and 443 mean "any" unless the service is bound with one of them."""
-        service = parse_service(text)
-        if service.port in _HTTP_PORTS and not self.find_services(service.name, service.port):
-            return service.name
-        return text
 
     # -- looking ---------------------------------------------------------------------------------------------------------------
 

@@ -125,14 +125,22 @@ class FrameBuffer:
 
     def writable(self) -> memoryview:
         """The free part of the slab; never empty."""
-        return self._view[self._end :]
+        end = self._end
+        return self._view[end:] if end else self._view
 
     def decode(self, count: int) -> list[Frame]:
         """Frames completed by ``count`` more bytes in ``writable()``, as ``(command, key, payload)``."""
         view: memoryview | bytes = self._view
         unpack = _HEADER.unpack_from
         max_payload = self._max_payload
-        end = self._end = self._end + count
+        end = self._end + count
+        if not self._start and end >= HEADER_SIZE:
+            command, key, size = unpack(view)
+            if size == end - HEADER_SIZE and size <= max_payload:
+                # Exactly one frame, as when somebody waits for the answer to what was sent.
+                self._end = 0
+                return [(command, key, bytes(view[HEADER_SIZE:end]))]
+        self._end = end
         position = first = self._start
         if end - position >= HEADER_SIZE and unpack(view, position)[2] < _SMALL_PAYLOAD:
             # Small frames: one copy of all of them, then slices of bytes, which cost a fifth of a copy from a view each (60 ns, 300 ns).

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-import gevent
+from gevent import getcurrent
 from gevent.hub import Hub
 
 from ..config import Config
@@ -98,7 +98,7 @@ class SocketConn:
     def recv_into(self, view: memoryview) -> int:
         while True:
             # Always by way of the hub, even when more could be read at once: whoever got data must run in between.
-            self._reader = gevent.getcurrent()
+            self._reader = getcurrent()
             if not self._watching:
                 self._watching = True
                 self._read_watcher.start(self._on_readable)
@@ -120,14 +120,17 @@ class SocketConn:
                 self.after_read()
 
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        if len(parts) == 1 or sum(map(len, parts)) <= _JOIN_LIMIT:
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            try:
-                sent = self._raw.send(data)
-            except BlockingIOError:
-                return (data,)
-            return () if sent == len(data) else (memoryview(data)[sent:],)
-        return self._try_send_parts(parts)
+        if len(parts) == 1:
+            data = parts[0]
+        elif sum(map(len, parts)) <= _JOIN_LIMIT:
+            data = b"".join(parts)
+        else:
+            return self._try_send_parts(parts)
+        try:
+            sent = self._raw.send(data)
+        except BlockingIOError:
+            return (data,)
+        return () if sent == len(data) else (memoryview(data)[sent:],)
 
     def _try_send_parts(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         first = 0

@@ -226,22 +226,23 @@ class Link:
 
     def _read_loop(self) -> None:
         error: Exception | None = None
+        conn, buffer, core = self._conn, self._buffer, self.core
         try:
             while True:
-                count = self._conn.recv_into(self._buffer.writable())
-                if not count or self.core.state is LinkState.CLOSED:
+                count = conn.recv_into(buffer.writable())
+                if not count or core.state is LinkState.CLOSED:
                     break
                 if self._discarding:
                     continue
-                if self._conn.calls_after_read:
+                if conn.calls_after_read:
                     self._run_scheduled = True
-                self._receive(self._buffer.decode(count))
-                self.core.note_received(monotonic(), self._buffer.pending > 0)
+                self._receive(buffer.decode(count))
+                core.note_received(monotonic(), buffer.pending > 0)
                 if self.heard is not None:
                     self.heard.set()
                     self.heard = None
-                if self._buffer.error is not None:
-                    raise self._buffer.error
+                if buffer.error is not None:
+                    raise buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
         finally:
@@ -351,11 +352,17 @@ class Link:
 
     def _run_woken(self) -> None:
         """Switch to everybody who was noted, one after the other; send early what they wrote."""
+        # What they write goes out at the end of this: no flush of its own needs to be scheduled.
+        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
+        self._run_noted()
+        self.flush_scheduled = was_scheduled
+        if not was_scheduled and self._wants_flush():
+            self._flush()
+
+    def _run_noted(self) -> None:
         self._run_scheduled = False
         readable, self._readable = self._readable, []
         writable, self._writable = self._writable, []
-        # What they write goes out at the end of this: no flush of its own needs to be scheduled.
-        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         self._flush_due = monotonic() + _EARLY_FLUSH
         for stream in readable:
             waiter = stream.recv_waiter
@@ -374,9 +381,6 @@ class Link:
                 self._switch_to(waiter)
                 if monotonic() > self._flush_due:
                     self._flush_early()
-        self.flush_scheduled = was_scheduled
-        if not was_scheduled and self._wants_flush():
-            self._flush()
 
     def _flush_early(self) -> None:
         """Send what has come together so far, unless there is large data in it: that is sent best in large batches."""
@@ -385,17 +389,16 @@ class Link:
         self._flush_due = monotonic() + _EARLY_FLUSH
 
     def _after_read(self) -> None:
-        if self._readable or self._writable:
-            self._run_woken()
-        else:
-            self._run_scheduled = False
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
+        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
+        self._run_noted()
+        self.flush_scheduled = was_scheduled
         if not self._writing and self._wants_flush():
             self._flush()
 
     def _wants_flush(self) -> bool:
-        """Whether there is something to send, or somebody who waits for what _flush() does when all is sent."""
-        return bool(self.queue or self.blocked or self._flushed is not None or self.core.state is LinkState.DRAINING)
+        """Whether there is something to send, or somebody who waits for what _flush() does when all is sent (only while draining)."""
+        return bool(self.queue or self.blocked or self.core.state is LinkState.DRAINING)
 
     def _switch_to(self, waiter: Any) -> None:
         try:
@@ -439,13 +442,14 @@ class Link:
 
     def _flush(self) -> None:
         self.flush_scheduled = False
-        for _ in range(_BATCHES_PER_FLUSH):
-            if self._writing or not self.queue:
-                break
-            self._flush_once()
+        queue = self.queue
+        if queue and not self._writing:
+            batches = 1
+            while self._flush_once() and batches < _BATCHES_PER_FLUSH:
+                batches += 1
         if self.blocked:
             self._wake_blocked()
-        if self.queue and not self._writing:
+        if queue and not self._writing:
             if not self.flush_scheduled:
                 self.schedule_flush()
         elif not self._writing and not self.flush_scheduled:
@@ -454,24 +458,26 @@ class Link:
             if self.core.state is LinkState.DRAINING:
                 self._end_if_drained()
 
-    def _flush_once(self) -> None:
-        """Hand one batch to the Conn; the writer greenlet gets what it does not take at once."""
+    def _flush_once(self) -> bool:
+        """Hand one batch to the Conn; the writer greenlet gets what it does not take at once. Whether more can be sent now."""
+        queue = self.queue
         if self.core.state is LinkState.CLOSED or self._send_failed:
-            self.queue.clear()
-            return
+            queue.clear()
+            return False
         try:
-            leftover = self._conn.try_send(self.queue.take())
+            leftover = self._conn.try_send(queue.take())
         except OSError as error:
             self._sending_failed(error)
-            return
+            return False
         if leftover:
             self._leftover = list(leftover)
             self._writing = True
             if self._writer_parked:
                 self._writer_parked = False
                 self.hub.loop.run_callback(self._writer.switch)
-        else:
-            self.core.note_sent(monotonic())
+            return False
+        self.core.note_sent(monotonic())
+        return queue.has_turns
 
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""

@@ -116,13 +116,14 @@ class SendQueue:
 
     def take(self) -> list[Buffer]:
         """The next batch, removed from the queue."""
-        batch: list[Buffer] = []
-        if self._control:
-            batch, self._control = self._control, batch  # type: ignore[assignment]
-        if self._small:
+        batch: list[Buffer] = self._control  # type: ignore[assignment]
+        if batch:
+            self._control = []
             batch += self._small
-            self._small = []
-            self.small_bytes = 0
+        else:
+            batch = self._small  # type: ignore[assignment]
+        self._small = []
+        self.small_bytes = 0
         if self._turns:
             self._take_turns(batch)
         return batch

@@ -191,8 +191,10 @@ class Stream(StreamCore):
     def _await_data(self, flags: int = 0) -> bool:
         """Wait for data: True when some is buffered, False at the end of the stream."""
         deadline = 0.0
+        link = self._path.link
         while not self.buffered:
-            if not self._may_receive():
+            # The first line is what _may_receive() says of most streams.
+            if (self.state is not OPEN or self._flags or link.forked) and not self._may_receive():
                 return False
             timeout = self._timeout
             if timeout is not None or flags & _MSG_DONTWAIT:
@@ -207,7 +209,7 @@ class Stream(StreamCore):
                 self._wait("recv_waiter", timeout)
                 continue
             # _wait() without a timer, written out: half of all calls of a busy program end here.
-            hub = self._path.link.hub
+            hub = link.hub
             self.recv_waiter = current = getcurrent()
             if current is hub:
                 self.recv_waiter = None

@@ -5,18 +5,21 @@ A host that vanishes is a network namespace whose cable is pulled: that needs ro
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
 import pytest
 from gevent import socket, subprocess
+
+from astranet_gevent.transport.memory import MemoryConn, memory_pair
 
 from .tools import DEADLINE, Bench, PeerProcess, deadline, echo_once, script_environment
 
@@ -100,6 +103,35 @@ def test_a_dead_host_is_found(hub_errors: list[Any]) -> None:
     # The limit, plus the keepalive interval after which an idle link says something, plus rounding.
     assert all(3.0 <= seconds <= 7.0 for seconds in found.values()), result.stdout
     assert result.stdout.count("reset") == 2
+
+
+class _Unanswered(MemoryConn):
+    """A connection of which the kernel says what the test wants."""
+
+    def __init__(self, ends: MemoryConn, answers: Iterator[float]) -> None:
+        super().__init__(ends._incoming, ends._outgoing)
+        self.asked = 0
+        self._answers = answers
+
+    def unanswered_for(self) -> float:
+        self.asked += 1
+        return next(self._answers)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_one_bad_moment_is_not_death(bench: Bench, eventually: Eventually, dead: bool) -> None:
+    """What was sent this instant on a link that was idle for long looks unanswered for long: it is looked at again a second later."""
+    mesh, other = bench.node(dead_host_timeout=20, keepalive_interval=0.05), bench.node()
+    one, two = memory_pair()
+    conn = _Unanswered(one, itertools.chain([25.0], itertools.repeat(26.0 if dead else 0.0)))
+    link, far = mesh.attach(conn), other.attach(two)
+    far.wait_ready(DEADLINE)
+    if dead:
+        assert link.wait(DEADLINE)
+        assert "acknowledged nothing for 26 s (dead_host_timeout 20)" in str(link.error)
+    else:
+        eventually(lambda: conn.asked > 4, "further looks")
+        assert link.state == "ready"
 
 
 def test_a_peer_that_computes_is_not_dead(bench: Bench, eventually: Eventually) -> None:

@@ -456,6 +456,21 @@ def test_hash_ring(bench: Bench, eventually: Eventually) -> None:
     assert {key for key in keys if before[key] != after[key]} == {key for key in keys if before[key] == servers[0].node_id}
 
 
+def test_a_selector_that_chooses_somebody_else(bench: Bench) -> None:
+    """It may return only one of those that it was given."""
+    client, servers = _servers(bench, 2)
+    given: list[Any] = []
+
+    def stranger(candidates: Any) -> Any:
+        given.extend(candidates)
+        return candidates[0]._replace(node_id=1)
+
+    with pytest.raises(ConfigError, match=r"chose .*not one of the 2 candidates"):
+        client.dial("who", timeout=DEADLINE, selector=stranger)
+    assert {candidate.node_id for candidate in given} == {server.node_id for server in servers}
+    _who(client)
+
+
 def test_the_hash_ring_is_the_same_in_every_process() -> None:
     source = """
 import sys
@@ -513,3 +528,22 @@ def test_http_dial(bench: Bench, pair: Pair) -> None:
             echo_once(stream)
     with pytest.raises(ServiceNotFoundError):
         other.http_dial("site:8080", timeout=0.01)
+
+
+def test_http_dial_decides_when_the_name_is_there(bench: Bench, pair: Pair) -> None:
+    """Of two servers that appear while the dial waits, the one that is bound with the HTTP port is meant; else any will do."""
+    one, other = pair
+    dials = [bench.spawn(other.http_dial, "late:80", DEADLINE) for _ in range(10)]
+    gevent.idle()
+    for port in (8080, 80):
+        one.bind(f"late:{port}")
+    for dial in dials:
+        with dial.get(timeout=DEADLINE) as stream:
+            assert stream.getpeername() == (one.node_id, 80)
+    plain = bench.spawn(other.http_dial, "plain:443", DEADLINE)
+    gevent.idle()
+    bench.echo(one, "plain:8443")
+    with plain.get(timeout=DEADLINE) as stream:
+        echo_once(stream)
+    with pytest.raises(ServiceNotFoundError, match=r"'nobody:80' within 0\.05 s"):
+        other.http_dial("nobody:80", timeout=0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from .tools import Bench, PeerProcess, check_echo, check_script
@@ -127,6 +129,62 @@ def test_fork(fork: str, ending: str) -> None:
     ending = ending.replace("_exit", "now")
     with PeerProcess() as peer:
         assert check_script(FORK, peer.address[0], str(peer.address[1]), fork, ending) == "done\n"
+
+
+# The parent listens (TCP and a file), and has a peering that keeps dialling. The child's loop runs while the parent's does not, so whatever
+# happens on the network then is the child's doing.
+CHILD_ALONE = """
+import os, select, socket, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import gevent, gevent.os
+from astranet_gevent import AstraNet
+
+path, fork = sys.argv[1:]
+closed = socket.socket()
+closed.bind(("127.0.0.1", 0))  # nobody listens there yet
+
+with AstraNet(rejoin_min=0.01, rejoin_max=0.02) as mesh:
+    peering = mesh.join(closed.getsockname())
+    listeners = [mesh.listen(("127.0.0.1", 0)), mesh.listen("unix:" + path)]
+    while peering.attempts < 3:
+        gevent.sleep(0.001)
+    to_child, to_parent = os.pipe(), os.pipe()
+    pid = {"os": os.fork, "gevent": gevent.os.fork}[fork]()
+    if not pid:
+        if fork == "os":
+            gevent.reinit()
+        gevent.sleep(0.05)
+        os.write(to_parent[1], b"x")
+        gevent.os.make_nonblocking(to_child[0])
+        gevent.os.nb_read(to_child[0], 1)
+        for listener in listeners:
+            listener.close()
+        mesh.close()
+        sys.exit(0)
+    assert os.read(to_parent[0], 1) == b"x"
+    # Nobody dials: it could only be the child.
+    closed.listen(5)
+    assert not select.select([closed], [], [], 0.3)[0], "the child goes on dialling"
+    # Nobody accepts in this process either, so a HANDSHAKE could only be the child's.
+    for target, family in ((listeners[0].address, socket.AF_INET), (path, socket.AF_UNIX)):
+        with socket.socket(family) as sock:
+            sock.connect(target)
+            assert not select.select([sock], [], [], 0.2)[0], "the child accepts the parent's links"
+    os.write(to_child[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert os.path.exists(path), "the child removed the parent's file"
+    closed.close()
+    for address in (listeners[0].address, "unix:" + path):
+        with AstraNet() as other:
+            other.join(address).wait_ready(10)
+assert not os.path.exists(path)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("fork", ["gevent", "os"])
+def test_a_child_takes_no_part_in_the_parent_s_network(tmp_path: Path, fork: str) -> None:
+    assert check_script(CHILD_ALONE, str(tmp_path / "links"), fork) == "done\n"
 
 
 def test_fork_and_exec(bench: Bench) -> None:

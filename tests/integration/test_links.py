@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as stdlib_socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.fileobject import FileObject
-from wire.peer import DATA, DIAL, SYN, SYN_ACK, Frame
+from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, Frame, RawStream
 
 from astranet_gevent import AstraNet, Config
 from astranet_gevent.errors import (
@@ -29,6 +30,7 @@ from astranet_gevent.testing import memory_pair
 
 from .tools import (
     DEADLINE,
+    OWN_KIND,
     Bench,
     check_echo,
     deadline,
@@ -433,6 +435,85 @@ def test_much_that_was_written_before_close_arrives(bench: Bench) -> None:
         assert stream.recv(1) == b""
         stream.close()
     assert cable.links[1].wait(DEADLINE)
+
+
+def _compute(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_close_after_much_computing(bench: Bench) -> None:
+    """What was written is sent early, while others still have to be run: close() must notice that there is nothing left to wait for."""
+    mesh = bench.node()
+    listener = mesh.bind("svc:5000")
+    peer, link = bench.raw(mesh)
+    theirs = peer.dial(5000)
+    stream, _ = listener.accept()
+
+    def compute_and_close() -> None:
+        assert stream.recv(10) == b"go"
+        stream.sendall(b"last words")
+        _compute(0.01)
+        link.close(timeout=600)
+
+    closing = bench.spawn(compute_and_close)
+    gevent.idle()
+    theirs.send(DATA, b"go")
+    assert peer.wait_for(DATA).payload == b"last words"
+    peer.wait_end()
+    peer.close()
+    closing.get(timeout=DEADLINE)
+    assert link.state == "closed"
+
+
+def test_a_drained_link_ends_after_much_computing(bench: Bench) -> None:
+    """As above, for the end that comes with the last stream after both sides have said GOODBYE."""
+    mesh = bench.node()
+    listener = mesh.bind("svc:5000")
+    peer, link = bench.raw(mesh, payload=OWN_KIND)
+    theirs = RawStream(peer, 5000, 6000)
+    theirs.send(DIAL)
+    stream, _ = listener.accept()
+    peer.send(Frame(GOODBYE))
+    peer.wait_for(GOODBYE)
+
+    def close_and_compute() -> None:
+        assert stream.recv(10) == b"go"
+        stream.close()
+        _compute(0.01)
+
+    closing = bench.spawn(close_and_compute)
+    gevent.idle()
+    theirs.send(DATA, b"go")
+    peer.wait_end()
+    closing.get(timeout=DEADLINE)
+    assert link.state == "closed"
+    assert link.error is None
+
+
+@pytest.mark.parametrize("how", ["timeout", "kill"])
+def test_close_that_is_interrupted(bench: Bench, how: str) -> None:
+    """Who gives up waiting for the peer has closed the link all the same."""
+    mesh = bench.node()
+    peer, link = bench.raw(mesh)
+    interrupted = gevent.Timeout()
+
+    def close() -> None:
+        with pytest.raises(gevent.Timeout), interrupted:
+            link.close(600)
+
+    closing = bench.spawn(close)
+    # The peer reads the end of what was sent, and does not end its own direction.
+    peer.wait_end()
+    assert link.state == "draining"
+    if how == "kill":
+        closing.kill(timeout=DEADLINE)
+    else:
+        gevent.kill(closing, interrupted)
+        closing.get(timeout=DEADLINE)
+    assert link.state == "closed"
+    assert mesh.links() == []
 
 
 def test_close_does_not_wait_for_ever(bench: Bench) -> None:

@@ -276,6 +276,23 @@ def test_the_older_of_two_links_is_replaced_when_it_is_dead(bench: Bench, eventu
     check_echo(other)
 
 
+@pytest.mark.parametrize("count", [3, 5])
+def test_many_links_at_once_leave_a_living_one(bench: Bench, eventually: Eventually, hold: Callable[[float], bool], count: int) -> None:
+    """Each newer link asks whether the oldest one lives; one answer must be enough for all who ask."""
+    one, other = bench.node(handshake_timeout=0.3), bench.node(handshake_timeout=0.3)
+    bench.echo(other, "echo:5000")
+    oldest = bench.connect(one, other)
+    with one.dial((other.node_id, 5000), timeout=DEADLINE) as stream:
+        cables = [bench.connect(one, other, delay=0.01, timeout=None) for _ in range(count - 1)]
+        for cable in cables:
+            cable.links[0].wait_ready(DEADLINE)
+        eventually(lambda: one.links() == [oldest.links[0]] and other.links() == [oldest.links[1]], "the oldest link is left")
+        # Whoever still waits for an answer gives up after handshake_timeout.
+        hold(0.5)
+        assert [link.state for link in oldest.links] == ["ready", "ready"]
+        echo_once(stream)
+
+
 def _talk(mesh: AstraNet, other: AstraNet, stop: gevent.event.Event, streams: list[Any]) -> None:
     """Dial while the links are being sorted out; every stream is used over and over."""
     while not stop.is_set():

@@ -16,11 +16,13 @@ from wire.peer import (
     FIN1,
     FIN2,
     FORCE_CLOSED,
+    GOODBYE,
     OTHER_ID,
     PAUSE,
     PEER_ID,
     RESET,
     RESUME,
+    REWIND,
     SERVICE,
     SYN,
     SYN_ACK,
@@ -270,6 +272,10 @@ def test_a_sender_of_the_original_s_kind_is_bounded(bench: Bench) -> None:
     with deadline():
         told = {slow.wait_for(FORCE_CLOSED).lport for _ in resets}
     assert told == {key[2] for key in resets}
+    slow.fence()
+    # There is room again, and what has a gap in it stays dropped all the same.
+    sender.send(Frame(DATA, OTHER_ID, PEER_ID, first.lport, first.rport, b"late"), Frame(DATA, OTHER_ID, PEER_ID, 5000, 9999, b"new"))
+    assert slow.expect(DATA).payload == b"new"
 
 
 def test_a_sender_of_our_own_kind_is_asked_to_pause(bench: Bench) -> None:
@@ -324,6 +330,60 @@ def test_pause_and_resume_on_the_wire(bench: Bench) -> None:
     (resume,) = [frame for frame in sender.received if frame.cmd == RESUME]
     assert (resume.remote, resume.local) == (PEER_ID, OTHER_ID)
     assert not any(frame.cmd == FORCE_CLOSED for frame in sender.received)
+
+
+def test_a_link_that_drains_stays_for_those_who_talk_over_it(bench: Bench) -> None:
+    """GOODBYE is about new streams with this node: what others exchange through it does not notice."""
+    router = bench.node(role=Role.ROUTER)
+    one, link = bench.raw(router, PEER_ID, payload=OWN_KIND)
+    other, _ = bench.raw(router, OTHER_ID)
+    one.send(Frame(DATA, OTHER_ID, PEER_ID, 5000, 6000, b"before"))
+    assert other.wait_for(DATA).payload == b"before"
+    one.send(Frame(GOODBYE))
+    one.wait_for(GOODBYE)
+    one.fence()
+    assert link.state == "draining"
+    one.send(Frame(DATA, OTHER_ID, PEER_ID, 5000, 6000, b"after"))
+    assert other.wait_for(DATA).payload == b"after"
+
+
+def test_a_flood_of_control_frames_costs_the_receiver_nothing(bench: Bench) -> None:
+    """A peer that floods another with control frames is told that this does not get through; the other's link lives, and works again."""
+    router = bench.node(role=Role.ROUTER, control_frames=400)
+    flooder, flooder_link = bench.raw(router, PEER_ID)
+    slow, slow_link = bench.raw(router, OTHER_ID)
+    queued: list[int] = []
+    with deadline():
+        while not any(frame.cmd == RESET for frame in flooder.received):
+            flooder.send(Frame(REWIND, OTHER_ID, PEER_ID, 5000, 6000, bytes(4)).encode() * 50)
+            flooder.fence()
+            queued.append(slow_link.queue.control_count)
+    answer = next(frame for frame in flooder.received if frame.cmd == RESET)
+    assert (answer.remote, answer.local) == (PEER_ID, OTHER_ID)
+    # What waits is far from control_frames, at which the link itself would end.
+    assert 0 < max(queued) <= 100
+    assert (flooder_link.state, slow_link.state) == ("ready", "ready")
+    slow.fence()
+    flooder.send(Frame(REWIND, OTHER_ID, PEER_ID, 5000, 7000, bytes(4)))
+    assert slow.wait_for(REWIND, lport=7000).local == PEER_ID
+
+
+def test_large_control_frames_are_counted_as_data(bench: Bench) -> None:
+    """A control frame of ours carries some bytes; who fills them up gets no lane of his own for megabytes."""
+    router = bench.node(role=Role.ROUTER, relay_bytes=256 * KIB, queue_bytes=64 * KIB)
+    flooder, flooder_link = bench.raw(router, PEER_ID)
+    slow, slow_link = bench.raw(router, OTHER_ID)
+    waiting: list[int] = []
+    with deadline():
+        while not any(frame.cmd == FORCE_CLOSED for frame in flooder.received):
+            flooder.send(Frame(REWIND, OTHER_ID, PEER_ID, 5000, 6000, bytes(32 * KIB)))
+            flooder.fence()
+            waiting.append(slow_link.queue.relayed_bytes)
+            # The reset of the stream whose frame did not fit, in its two forms.
+            assert slow_link.queue.control_count <= 2
+    assert 0 < max(waiting) <= 256 * KIB
+    assert (flooder_link.state, slow_link.state) == ("ready", "ready")
+    slow.fence()
 
 
 def test_a_slow_receiver_does_not_slow_another_pair(bench: Bench) -> None:

@@ -194,6 +194,20 @@ def test_only_who_offers_something_is_followed(bench: Bench) -> None:
         trap.accept()[0].close()
 
 
+def test_a_node_that_comes_back_is_asked_again(bench: Bench) -> None:
+    """Its address may be another one by then. What was asked is forgotten with the last of its services."""
+    mesh = bench.node()
+    peer, _ = bench.raw(mesh)
+    for _ in range(3):
+        peer.announce("one", 5000, local=OTHER_ID)
+        peer.announce("two", 5001, local=OTHER_ID)
+        assert [frame.cmd for frame in peer.fence()].count(DISCOVER) == 1
+        peer.send(Frame(NO_SERVICE, 0, OTHER_ID, 0, 5000, b"one"))
+        peer.announce("three", 5002, local=OTHER_ID)
+        assert DISCOVER not in {frame.cmd for frame in peer.fence()}
+        peer.send(Frame(NO_SERVICE, 0, OTHER_ID, 0, 5001, b"two"), Frame(NO_SERVICE, 0, OTHER_ID, 0, 5002, b"three"))
+
+
 def test_max_followed(bench: Bench, eventually: Eventually) -> None:
     mesh = bench.node(max_followed=2)
     peer, _ = bench.raw(mesh)

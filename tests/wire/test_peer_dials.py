@@ -260,6 +260,30 @@ def test_syn_from_another_port_with_data_and_fin(bench: Bench, spawn: Spawn) -> 
     assert stream.getpeername() == (PEER_ID, 4242)
 
 
+def test_syn_from_the_port_of_another_stream(bench: Bench, spawn: Spawn) -> None:
+    """Both streams would have the same address: the newer one has it, and the older one is told so."""
+    mesh = bench.node()
+    peer, link = bench.linked(mesh)
+    dial = spawn(mesh.dial, (PEER_ID, PORT), 10)
+    dialling = peer.receive_dial()
+    # A listener on the very port that the dial comes from, and a stream to it.
+    listener = bench.listener(mesh, f"svc:{dialling.rport}")
+    older = peer.dial(dialling.rport, lport=PORT + 1)
+    stream, _ = listener.accept()
+    older.send(SYN)
+    peer.expect(ACK)
+    older.send(SYN_ACK)
+    dialled = dial.get(timeout=DEADLINE)
+    with pytest.raises(StreamResetError):
+        stream.recv(1)
+    older.send(DATA, b"for the newer one")
+    assert dialled.recv(100) == b"for the newer one"
+    assert link.stream_count == 1
+    dialled.close()
+    peer.fence()
+    assert link.stream_count == 0
+
+
 def test_syn_from_another_node_is_no_answer(bench: Bench, spawn: Spawn) -> None:
     """The original takes it for one; then any node could answer for any other."""
     mesh = bench.node()
