@@ -356,7 +356,9 @@ class Stream(StreamCore):
             return 0
         queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
         self.send_left = left - size
-        if not link.flush_scheduled:
+        if link.answers_at_once:
+            link.send_answer()
+        elif not link.flush_scheduled:
             link.schedule_flush()
         return size
 
