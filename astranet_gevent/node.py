@@ -6,7 +6,6 @@ import logging
 import os
 import time
 import weakref
-from _thread import get_ident
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from secrets import randbelow
 from typing import Any, Final
@@ -50,6 +49,7 @@ from .protocol.registry import LOCAL, Registry, Service, ServiceKey
 from .protocol.routing import Route, RouteTable
 from .protocol.selectors import RandomChoice, Selector
 from .protocol.stream import DIALING, OPEN
+from .threads import get_ident
 from .transport.conn import wrap_conn
 from .transport.link import Link
 from .transport.listener import Listener

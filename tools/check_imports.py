@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("transport",),
     ("protocol",),
     ("config",),
+    ("threads",),
     ("address",),
     ("errors",),
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from _thread import get_ident
 from collections import OrderedDict
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -26,6 +25,7 @@ from ..protocol.handshake import ORIGINAL
 from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeoutError, TimerEvent
 from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
+from ..threads import get_ident
 from .conn import Buffer, Conn
 from .path import Path, ResetCode, encode_reset
 from .send_queue import SendQueue

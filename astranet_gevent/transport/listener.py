@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import time
-from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -15,6 +14,7 @@ from gevent import getcurrent
 from gevent.hub import Hub
 
 from ..errors import ForkedError, StreamClosedError, StreamTimeout, StreamWouldBlockError, WrongThreadError
+from ..threads import get_ident
 from .options import get_option, set_option
 from .readiness import Readiness
 from .stream import Stream, check_timeout

@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 import time
-from _thread import get_ident
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -34,6 +33,7 @@ from ..errors import (
 )
 from ..protocol.frame import MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
 from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
+from ..threads import get_ident
 from .path import MAX_REASON, Path, ResetCode
 from .send_queue import SMALL_FRAME, TurnSource
 from .stream_io import StreamIO, open_file
@@ -460,19 +460,44 @@ class Stream(StreamCore):
             setattr(self, slot, None)
             waiter.switch(_EXPIRED)
 
-    def wake_receiver(self) -> None:
-        """Switch to the greenlet that waits for data, if any. Called in the hub."""
-        waiter = self.recv_waiter
-        if waiter is not None:
-            self.recv_waiter = None
-            waiter.switch()
+    def wake_when_readable(self, waiter: Any) -> None:
+        """Have ``waiter.switch()`` called once, in the hub, when ``recv`` has something to return or to raise.
 
-    def wake_sender(self) -> None:
-        """Switch to the greenlet that waits for room or for its dial, if any. Called in the hub."""
-        waiter = self.send_waiter
-        if waiter is not None:
+        For sockets that bring waits of their own: ``waiter`` takes the place of a greenlet. Raises ConcurrentUseError when it is taken.
+        """
+        self._check_thread()
+        if self.recv_waiter is not None and self.recv_waiter is not waiter:
+            raise ConcurrentUseError(f"{self!r} is already read by {self.recv_waiter!r}")
+        self.recv_waiter = waiter
+        if self.readable:
+            self._path.link.wake_later(self, True, False)
+
+    def wake_when_writable(self, waiter: Any) -> None:
+        """As ``wake_when_readable``, for ``send``."""
+        self._check_thread()
+        if self.send_waiter is not None and self.send_waiter is not waiter:
+            raise ConcurrentUseError(f"{self!r} is already written by {self.send_waiter!r}")
+        path = self._path
+        self.send_waiter = waiter
+        if self.writable:
+            path.link.wake_later(self, False, True)
+        elif self.send_left <= 0:
+            self._tell_blocked()
+        else:
+            (path.blocked if path.paused else path.link.blocked)[self] = None
+
+    def forget_reader(self, waiter: Any) -> None:
+        """Take a ``wake_when_readable`` back; nothing if it has fired."""
+        if self.recv_waiter is waiter:
+            self.recv_waiter = None
+
+    def forget_writer(self, waiter: Any) -> None:
+        """Take a ``wake_when_writable`` back; to be called when it has fired too."""
+        if self.send_waiter is waiter:
             self.send_waiter = None
-            waiter.switch()
+        if self.send_waiter is None:
+            self._path.blocked.pop(self, None)
+            self._path.link.blocked.pop(self, None)
 
     def _wake_all(self) -> None:
         self._path.link.wake_later(self, True, True)
@@ -780,7 +805,10 @@ class Stream(StreamCore):
         """Whether ``send`` would return (or raise) at once."""
         if self.state is DIALING:
             return False
-        return self.state not in (OPEN, GOT_FIN) or (self.send_left > 0 and not self._path.paused and self._path.link.queue.small_room)
+        if self.state is not OPEN and self.state is not GOT_FIN:
+            return True
+        queue = self._path.link.queue
+        return self.send_left > 0 and not self._path.paused and queue.small_room and queue.turn_room
 
     def __repr__(self) -> str:
         remote, local, rport, lport = split_key(self.key)

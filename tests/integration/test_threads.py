@@ -180,3 +180,55 @@ def test_closed_wins(bench: Bench) -> None:
     mesh.close()
     with pytest.raises(StreamClosedError):
         mesh.bind("x")
+
+
+PATCHED = """
+import sys
+if sys.argv[1] == "before":
+    import astranet_gevent
+from gevent import monkey
+monkey.patch_all()
+import threading, time
+import gevent, gevent.threadpool
+from astranet_gevent import AstraNet, WrongThreadError
+from astranet_gevent.server import StreamServer
+
+def echo(stream, address):
+    while data := stream.recv(65536):
+        stream.sendall(data)
+
+with AstraNet() as server, AstraNet() as client:
+    client.join(server.listen(("127.0.0.1", 0)).address)
+    StreamServer(server.bind("echo"), echo).start()
+    # A node, its streams and listeners are used from many greenlets, which are threads to a program that gevent has patched.
+    done = []
+
+    def talk():
+        with client.dial("echo", timeout=10) as stream:
+            stream.sendall(b"x" * 100000)
+            size = 0
+            while size < 100000:
+                size += len(stream.recv(65536))
+            done.append(size)
+
+    threads = [threading.Thread(target=talk) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert done == [100000] * 10, done
+
+    def elsewhere():
+        try:
+            client.dial("echo")
+        except WrongThreadError:
+            return "done"
+
+    print(gevent.get_hub().threadpool.apply(elsewhere))
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_in_a_program_that_gevent_has_patched(imported: str) -> None:
+    """Whichever came first: greenlets are not threads, and real threads are still told apart."""
+    assert check_script(PATCHED, imported) == "done\n"
