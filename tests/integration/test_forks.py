@@ -154,6 +154,7 @@ with AstraNet(rejoin_min=0.01, rejoin_max=0.02) as mesh:
         if fork == "os":
             gevent.reinit()
         gevent.sleep(0.05)
+        os.close(to_child[1])
         os.write(to_parent[1], b"x")
         gevent.os.make_nonblocking(to_child[0])
         gevent.os.nb_read(to_child[0], 1)
