@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
-PRINTS = {"hello": "hello, world\n", "servers": "hello from site\n"}
+PRINTS = {"hello": "hello, world\n", "servers": "hello from site\n", "patches": "hello from users-api.mesh\n"}
 
 
 def test_every_example_is_known() -> None:

@@ -73,8 +73,11 @@ def main(arguments: list[str]) -> int:
 
 def find_modules(root: Path) -> Iterator[tuple[str, Path]]:
     """Each module's dotted name, and its file."""
-    for path in sorted((root / PACKAGE).rglob("*.py")):
+    # The folder patches/ is astranet_gevent.patches once it is installed.
+    for path in sorted([*(root / PACKAGE).rglob("*.py"), *(root / "patches").rglob("*.py")]):
         parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] == "patches":
+            parts = (PACKAGE, *parts)
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 

@@ -67,6 +67,8 @@ def check(scratch: Path) -> None:
         version = wheel_version(archive)
         archive.extractall(scratch / "wheel")
     wanted = {name for name in tracked if name.startswith(f"{PACKAGE}/")}
+    # The folder patches/ of the repository is a package inside the other one.
+    wanted |= {f"{PACKAGE}/{name}" for name in tracked if name.startswith("patches/")}
     compare("wheel", in_wheel, wanted)
     if f"{PACKAGE}/py.typed" not in in_wheel:
         raise CheckFailed("py.typed is missing: type checkers would ignore the hints")

@@ -23,6 +23,7 @@ from ..errors import (
     ConcurrentUseError,
     DialRefusedError,
     ForkedError,
+    LocalProtocolError,
     StreamBrokenPipeError,
     StreamClosedError,
     StreamNotConnectedError,
@@ -40,6 +41,8 @@ from .stream_io import StreamIO, open_file
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from .readiness import Readiness
 
 __all__ = ["Observer", "Stream"]
 
@@ -460,6 +463,19 @@ class Stream(StreamCore):
             setattr(self, slot, None)
             waiter.switch(_EXPIRED)
 
+    def keep_readiness(self, readiness: Readiness) -> None:
+        """Answer ``fileno()`` with a descriptor that exists already, and keep it up to date. Only before the first ``fileno()``."""
+        self._check_thread()
+        if self._observer is not None:
+            raise LocalProtocolError(f"{self!r} has a descriptor already")
+        self._observer = readiness
+        readiness.move(self)
+
+    def release_descriptor(self) -> int:
+        """Give the number of ``fileno()`` away, open, for the caller to put something else under it; -1 if there is none."""
+        observer, self._observer = self._observer, None
+        return -1 if observer is None else cast("Readiness", observer).release()
+
     def wake_when_readable(self, waiter: Any) -> None:
         """Have ``waiter.switch()`` called once, in the hub, when ``recv`` has something to return or to raise.
 
@@ -610,7 +626,10 @@ class Stream(StreamCore):
 
     def shutdown(self, how: int) -> None:
         """End one half or both, as a socket's ``shutdown``. Raises StreamNotConnectedError when there is no connection (any more)."""
-        if operator.index(how) not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+        how = operator.index(how)
+        if not -(2**31) <= how < 2**31:
+            raise OverflowError(f"shutdown() takes a C int, not {how}")
+        if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._check_thread()
         if self.state is CLOSED:

@@ -1,0 +1,81 @@
+"""Real descriptors for those who need one: who detaches a socket, or reads it in C.
+
+A stream has none. It is given one end of a socketpair, and two greenlets copy between the other end and the stream. A listener is given a
+token: a number that means nothing to the system, and is known again when a socket object is made of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from typing import Any, Final
+
+import gevent
+import gevent.socket
+
+from astranet_gevent import Stream
+
+__all__ = ["make_descriptor", "make_token", "take_token"]
+
+_CHUNK: Final = 65536
+
+# Things that were detached, by device and inode of their token.
+_tokens: dict[tuple[int, int], Any] = {}
+
+
+def make_descriptor(stream: Stream) -> int:
+    """A connected descriptor that carries the bytes of a stream; the stream belongs to it from now on."""
+    stream.setblocking(True)
+    near, far = gevent.socket.socketpair()
+    gevent.spawn(_run, stream, far)
+    return int(near.detach())
+
+
+def _run(stream: Stream, far: Any) -> None:
+    """Copy both ways until both ends have ended, or one has broken."""
+    directions = [gevent.spawn(_copy, stream, far), gevent.spawn(_copy, far, stream)]
+    try:
+        gevent.joinall(directions, raise_error=True)
+    except OSError:
+        # A broken end breaks the other: data that is left unread, or no lingering, resets it.
+        with contextlib.suppress(OSError):
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    finally:
+        gevent.killall(directions)
+        stream.close()
+        far.close()
+
+
+def _copy(source: Any, target: Any) -> None:
+    while data := source.recv(_CHUNK):
+        target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
+
+
+def make_token(thing: Any) -> int:
+    """A number for something that is to be found again by ``take_token``, also after a fork."""
+    sock = gevent.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    number = int(sock.detach())
+    _tokens[_identity(number)] = thing
+    return number
+
+
+def take_token(number: int) -> Any:
+    """What a number was made for, once; None when it was made for nothing. The number is closed."""
+    if not _tokens:
+        return None
+    try:
+        thing = _tokens.pop(_identity(number), None)
+    except OSError:
+        return None
+    if thing is not None:
+        os.close(number)
+    return thing
+
+
+def _identity(number: int) -> tuple[int, int]:
+    status = os.fstat(number)
+    return status.st_dev, status.st_ino

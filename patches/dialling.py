@@ -1,0 +1,135 @@
+"""A connect that does not wait: what a socket holds between connect() and its outcome."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from astranet_gevent import AstraNetError, Stream
+from astranet_gevent.errors import StreamWouldBlockError
+from astranet_gevent.transport.options import get_option, set_option
+from astranet_gevent.transport.readiness import Readiness
+
+__all__ = ["PendingDial"]
+
+
+class PendingDial:
+    """Has the methods of a stream that ``RawStream`` uses, and answers as a TCP socket that is connecting, or that could not.
+
+    ``on_open(stream)`` is called in a greenlet of its own when the dial has succeeded.
+    """
+
+    def __init__(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
+        self.readable = self.writable = False
+        self._error: OSError | None = None
+        self._reader: Any = None
+        self._writer: Any = None
+        self._readiness: Readiness | None = None
+        self._options: dict[tuple[int, int], Any] = {}
+        self._dial = dial
+        self._on_open = on_open
+        self._greenlet = gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            stream = self._dial()
+        except (OSError, AstraNetError) as error:
+            self._fail(error if isinstance(error, OSError) else OSError(errno.ECONNABORTED, str(error)))
+        else:
+            self._open(stream)
+
+    def _open(self, stream: Stream) -> None:
+        for (level, option), value in self._options.items():
+            stream.setsockopt(level, option, value)
+        if self._readiness is not None:
+            stream.keep_readiness(self._readiness)
+            self._readiness = None
+        self._on_open(stream)
+        # Who waits with this one goes on with the stream: a new look is all that a wake-up promises.
+        for waiter, wake in ((self._reader, stream.wake_when_readable), (self._writer, stream.wake_when_writable)):
+            if waiter is not None:
+                wake(waiter)
+
+    def _fail(self, error: OSError) -> None:
+        self._error = error
+        self.readable = self.writable = True
+        if self._readiness is not None:
+            self._readiness.move(self)
+        loop = gevent.get_hub().loop
+        for waiter in (self._reader, self._writer):
+            if waiter is not None:
+                loop.run_callback(waiter.switch)
+        self._reader = self._writer = None
+
+    # -- as a stream -----------------------------------------------------------------------------------------------------------
+
+    def setblocking(self, flag: bool) -> None:
+        """Nothing here waits."""
+
+    def fileno(self) -> int:
+        if self._readiness is None:
+            self._readiness = Readiness(self, busy=not self.writable)
+        return self._readiness.fileno()
+
+    def wake_when_readable(self, waiter: Any) -> None:
+        self._reader = waiter
+        if self.readable:
+            gevent.get_hub().loop.run_callback(waiter.switch)
+
+    def wake_when_writable(self, waiter: Any) -> None:
+        self._writer = waiter
+        if self.writable:
+            gevent.get_hub().loop.run_callback(waiter.switch)
+
+    def forget_reader(self, waiter: Any) -> None:
+        if self._reader is waiter:
+            self._reader = None
+
+    def forget_writer(self, waiter: Any) -> None:
+        if self._writer is waiter:
+            self._writer = None
+
+    def _refuse(self, *args: Any) -> Any:
+        if not self.writable:
+            raise StreamWouldBlockError
+        error, self._error = self._error, None
+        raise error or OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    recv = recv_into = recvfrom = recvfrom_into = recvmsg = recvmsg_into = send = sendmsg = sendto = _refuse
+
+    def getpeername(self) -> Any:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    def shutdown(self, how: int) -> None:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    def connect_again(self) -> int:
+        """The errno of another connect()."""
+        if not self.writable:
+            return errno.EALREADY
+        return self._take_error() or errno.ECONNABORTED
+
+    def _take_error(self) -> int:
+        error, self._error = self._error, None
+        if error is None:
+            return 0
+        # A name that cannot be found has an errno of another kind.
+        return errno.EHOSTUNREACH if isinstance(error, socket.gaierror) else error.errno or errno.ETIMEDOUT
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
+        return get_option(self._options, level, option, buflen, self._take_error)
+
+    def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
+        set_option(self._options, level, option, value)
+
+    def close(self) -> None:
+        # A dial that is ended this way tells the far node, and takes its stream out of every table.
+        self._greenlet.kill(block=False)
+        if self._readiness is not None:
+            self._readiness.close()
+            self._readiness = None

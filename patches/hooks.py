@@ -1,0 +1,324 @@
+"""The hooks in gevent's socket class and in its hubs: put in with the first patch, taken out with the last.
+
+gevent's socket is a shell around a non-blocking socket (``_sock``) and two watchers. Where an address is the mesh's, these three are
+exchanged for ours; everything else, and every other socket, stays gevent's. These are gevent's own private names: the tests run gevent's
+own test suite for sockets over it, with the versions that docs/patches.md lists.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import socket
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import gevent.hub
+import gevent.socket
+import gevent.ssl
+
+from .descriptors import take_token
+from .dialling import PendingDial
+from .raw import CARRIED_OPTIONS, RawListener, RawStream, SocketKind, by_number
+from .resolver import MeshResolver
+from .tls import MemoryTLS
+
+if TYPE_CHECKING:
+    from astranet_gevent import Stream
+
+    from .applying import Patch
+
+__all__ = ["Hooks"]
+
+# With their private attributes, of which no stub tells.
+GeventSocket: Any = gevent.socket.socket
+SSLSocket: Any = gevent.ssl.SSLSocket
+_socket3: Any = sys.modules[GeventSocket.__module__]
+
+_MISSING: Any = object()
+
+# The private name of SSLSocket.__create_sslobj.
+_CREATE_SSLOBJ = "_SSLSocket__create_sslobj"
+
+
+class Hooks:
+    """The patches in force, the newest first, and what they have replaced."""
+
+    def __init__(self) -> None:
+        self.patches: list[Patch] = []
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        # Numbers that somebody has asked a socket for before it was connected or bound: they have to stay the same.
+        self._seen: set[int] = set()
+
+    def add(self, patch: Patch) -> None:
+        """Put a patch in force."""
+        if not self.patches:
+            self._install()
+        self.patches.insert(0, patch)
+
+    def remove(self, patch: Patch) -> None:
+        """End a patch; nothing if it is not in force."""
+        if patch in self.patches:
+            self.patches.remove(patch)
+            if not self.patches:
+                self._uninstall()
+
+    def _install(self) -> None:
+        try:
+            self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
+            self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
+            self._replace(GeventSocket, "bind", self._make_bind(GeventSocket.bind))
+            self._replace(GeventSocket, "fileno", self._make_fileno(GeventSocket.fileno))
+            self._replace(GeventSocket, "dup", self._make_dup(GeventSocket.dup))
+            for module in (gevent.socket, _socket3, *([socket] if socket.fromfd is gevent.socket.fromfd else [])):
+                self._replace(module, "fromfd", self._make_fromfd(module.fromfd))
+            self._replace(SSLSocket, "__init__", self._make_tls_init(SSLSocket.__init__))
+            self._replace(SSLSocket, "_real_connect", self._make_tls_connect(SSLSocket._real_connect))
+            self._replace(SSLSocket, _CREATE_SSLOBJ, self._make_sslobj(getattr(SSLSocket, _CREATE_SSLOBJ)))
+            self._replace(gevent.hub.Hub, "resolver", self._make_resolver(gevent.hub.Hub.resolver))
+        except BaseException:
+            self._uninstall()
+            raise
+
+    def _replace(self, owner: Any, name: str, new: Any) -> None:
+        # What the class itself holds, if anything: an inherited attribute is undone by deleting ours.
+        old = vars(owner).get(name, _MISSING)
+        setattr(owner, name, new)
+        self._replaced.append((owner, name, old, new))
+
+    def _uninstall(self) -> None:
+        while self._replaced:
+            owner, name, old, new = self._replaced.pop()
+            if vars(owner).get(name) is not new:
+                # Somebody has put his own over ours, and will put ours back: without patches it only passes everything on.
+                continue
+            if old is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, old)
+        self._seen.clear()
+
+    # -- hooks -----------------------------------------------------------------------------------------------------------------
+
+    def _make_init(self, original: Any) -> Any:
+        seen = self._seen
+
+        def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
+            raw = fileno if fileno is None or isinstance(fileno, (RawStream, RawListener)) else take_token(fileno)
+            if raw is not None:
+                _adopt(self, raw)
+                return
+            original(self, family, type, proto, fileno)
+            if seen:
+                seen.discard(self._sock.fileno())
+
+        return __init__
+
+    def _make_connect(self, original: Any) -> Any:
+        def _internal_connect(self: Any, address: Any) -> Any:
+            for patch in hooks.patches:
+                target = patch.target_of(self._sock, address)
+                if target is not None:
+                    return hooks.connect(self, patch, *target)
+            return original(self, address)
+
+        hooks = self
+        return _internal_connect
+
+    def _make_bind(self, original: Any) -> Any:
+        def bind(self: Any, address: Any) -> Any:
+            for patch in hooks.patches:
+                bound = patch.binding_of(self._sock, address)
+                if bound is not None:
+                    return hooks.bind(self, patch, *bound)
+            return original(self, address)
+
+        hooks = self
+        return bind
+
+    def _make_fileno(self, original: Any) -> Any:
+        seen = self._seen
+
+        def fileno(self: Any) -> int:
+            sock = self._sock
+            if isinstance(sock, (RawStream, RawListener)):
+                return sock.number()
+            number: int = original(self)
+            seen.add(number)
+            return number
+
+        return fileno
+
+    def _make_resolver(self, original: property) -> property:
+        patches = self.patches
+        assert original.fget is not None
+        read = original.fget
+
+        def get(hub: Any) -> Any:
+            resolver = read(hub)
+            return MeshResolver(resolver, patches) if patches else resolver
+
+        return property(get, original.fset, original.fdel, original.__doc__)
+
+    def _make_dup(self, original: Any) -> Any:
+        def dup(self: Any) -> Any:
+            raw = self._sock
+            if not isinstance(raw, RawStream):
+                return original(self)
+            other = self.__class__(self.family, self.type, self.proto, fileno=raw.dup())
+            other.settimeout(self.gettimeout())
+            return other
+
+        return dup
+
+    def _make_fromfd(self, original: Any) -> Any:
+        def fromfd(fd: Any, family: int, type: int, proto: int = 0) -> Any:
+            raw = by_number.get(fd)
+            return GeventSocket(fileno=raw.dup()) if isinstance(raw, RawStream) else original(fd, family, type, proto)
+
+        return fromfd
+
+    def _make_tls_init(self, original: Any) -> Any:
+        def __init__(self: Any, sock: Any = None, *args: Any, **named: Any) -> None:
+            raw = getattr(sock, "_sock", None)
+            original(self, _Handover(sock) if isinstance(raw, RawStream) else sock, *args, **named)
+
+        return __init__
+
+    def _make_tls_connect(self, original: Any) -> Any:
+        def _real_connect(self: Any, address: Any, connect_ex: bool) -> Any:
+            if any(patch.target_of(self._sock, address) for patch in hooks.patches):
+                return hooks.connect_tls(self, address, connect_ex)
+            return original(self, address, connect_ex)
+
+        hooks = self
+        return _real_connect
+
+    def _make_sslobj(self, original: Any) -> Any:
+        def create(self: Any, server_side: bool = False, session: Any = None) -> Any:
+            raw = self._sock
+            if isinstance(raw, RawStream):
+                return MemoryTLS(self.context, raw, _Owner(self), server_side, self.server_hostname, session)
+            return original(self, server_side, session)
+
+        return create
+
+    # -- what they do ----------------------------------------------------------------------------------------------------------
+
+    def connect(self, sock: Any, patch: Patch, service: str, port: int) -> None:
+        """Dial, and put the stream into the socket; with a timeout of 0 in the background, and EINPROGRESS."""
+        system = sock._sock
+        if isinstance(system, (RawStream, RawListener)):
+            return system.connect((service, port))
+        if sock.timeout == 0.0:
+            self._connect_later(sock, patch, service, port)
+            raise BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
+        stream = patch.dial(service, port, sock.timeout)
+        if sock._sock is not system:
+            # Closed, or connected by somebody else, while this dial was under way.
+            stream.close()
+            code = errno.EISCONN if sock._sock else errno.EBADF
+            raise OSError(code, os.strerror(code))
+        raw = RawStream(stream, _kind(system), patch.own_address(stream), patch.far_address(service, port))
+        self._exchange(sock, raw)
+
+    def _connect_later(self, sock: Any, patch: Patch, service: str, port: int) -> None:
+        def on_open(stream: Stream) -> None:
+            raw.open(stream, patch.own_address(stream))
+
+        dial = PendingDial(lambda: patch.dial(service, port, None), on_open)
+        raw = RawStream(dial, _kind(sock._sock), ("0.0.0.0", 0), patch.far_address(service, port))
+        self._exchange(sock, raw)
+
+    def connect_tls(self, sock: Any, address: Any, connect_ex: bool) -> Any:
+        """Connect a socket that was wrapped in TLS before: first the stream, then the TLS over it."""
+        if sock.server_side:
+            raise ValueError("can't connect in server-side mode")
+        if sock._connected:
+            raise ValueError("attempt to connect already-connected SSLSocket!")
+        if connect_ex:
+            code = GeventSocket.connect_ex(sock, address)
+            if code:
+                return code
+        else:
+            GeventSocket.connect(sock, address)
+        sock._sslobj = getattr(sock, _CREATE_SSLOBJ)(False, sock._session)
+        try:
+            if sock.do_handshake_on_connect:
+                sock.do_handshake()
+        except OSError:
+            sock._sslobj = None
+            raise
+        sock._connected = True
+        return 0 if connect_ex else None
+
+    def bind(self, sock: Any, patch: Patch, service: str, port: int) -> None:
+        """Put a listener-to-be into the socket."""
+        raw = RawListener(_kind(sock._sock), patch.far_address(service, port), patch.binder(service, port), patch.peer_address)
+        self._exchange(sock, raw)
+
+    def _exchange(self, sock: Any, raw: RawStream | RawListener) -> None:
+        """Put ``raw`` in place of the system's socket, which is closed; its number stays if somebody may know it."""
+        system = sock._sock
+        for level, option, size in CARRIED_OPTIONS:
+            value = system.getsockopt(level, option, size) if size else system.getsockopt(level, option)
+            if any(value) if size else value:
+                raw.setsockopt(level, option, value)
+        number = _socket.socket.fileno(system)
+        for watcher in (sock._read_event, sock._write_event):
+            watcher.close()
+        sock.hub.loop.closing_fd(number)
+        if number in self._seen:
+            raw.keep_number(system.detach())
+        else:
+            system.close()
+        sock._read_event, sock._write_event = raw.watchers()
+        sock._sock = raw
+
+
+def _kind(system: Any) -> SocketKind:
+    return system.family, system.type, system.proto
+
+
+class _Handover:
+    """What SSLSocket's ``__init__`` asks of the socket that it takes over, which it knows by its descriptor; ours has none."""
+
+    def __init__(self, sock: Any) -> None:
+        self._socket = sock
+        self.family, self.type, self.proto = sock.family, sock.type, sock.proto
+        self.gettimeout = sock.gettimeout
+        self.getsockopt = sock.getsockopt
+
+    def fileno(self) -> Any:
+        return self._socket._sock
+
+    def detach(self) -> None:
+        """The stream belongs to the SSLSocket now."""
+        sock = self._socket
+        raw = sock._sock
+        sock._closed = True
+        sock._drop_events_and_close(closefd=False)
+        sock._sock = _socket3._closedsocket(raw.family, raw.type, raw.proto, raw.fileno(), "detached")
+
+
+class _Owner:
+    """What OpenSSL's callbacks are given: gevent's contexts make an SSLSocket of it again."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sslsock = weakref.ref(sock)
+
+
+def _adopt(sock: Any, raw: RawStream | RawListener) -> None:
+    """Make a socket object of an accepted stream, as gevent's own ``__init__`` does of a descriptor."""
+    for base in GeventSocket.__mro__[1:]:
+        if "__init__" in vars(base):
+            base.__init__(sock)
+            break
+    sock._closed = False
+    sock._io_refs = 0
+    sock.hub = gevent.hub.get_hub()
+    sock._sock = raw
+    sock._read_event, sock._write_event = raw.watchers()
+    sock.timeout = _socket.getdefaulttimeout()

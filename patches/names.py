@@ -1,0 +1,160 @@
+"""Which names belong to the mesh, and the synthetic addresses that stand for them.
+
+A service name becomes an address of a block that no kernel routes (239.0.0.0/8: a connect that leaks to the system is refused at once, and
+no packet is sent), because many programs resolve first and connect to what they got. Peers of accepted connections get addresses of a
+second block. The tables go both ways and are bounded; an address stays with its name for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, ip_address
+from typing import Any, Final
+
+from astranet_gevent.address import parse_service
+from astranet_gevent.errors import ConfigError, LimitError
+
+__all__ = ["AddressBook", "Rules", "is_address", "is_wildcard"]
+
+WILDCARDS: Final = frozenset(("", "0.0.0.0", "::", "*"))
+
+# Addresses in use at most, per block. A block of /8 has 16 million.
+_MAX_ADDRESSES: Final = 262_144
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What belongs to the mesh, and how long to wait for it.
+
+    suffix:        names that end so are the mesh's and nobody else's; "" for none.
+    names:         further names that are always the mesh's, as a program writes them.
+    bare:          whether a name without a dot is the mesh's while the mesh knows a service of that name.
+    name_wait:     seconds to wait for a name that nobody offers yet, when it is resolved or dialled.
+    block:         IPv4 network of the addresses that stand for names.
+    peer_block:    IPv4 network of the addresses that stand for the peers of accepted connections.
+    bindings:      what a program binds when it cannot be told a name, as ``{("0.0.0.0", 8000): "users-api"}``, or ``"users-api:80"`` for a
+                   service with a port. All wildcards are the same.
+    """
+
+    suffix: str = ".mesh"
+    names: Collection[str] = ()
+    bare: bool = True
+    name_wait: float = 5.0
+    block: str = "239.0.0.0/8"
+    peer_block: str = "240.0.0.0/8"
+    bindings: Mapping[tuple[str, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.suffix and (not self.suffix.startswith(".") or len(self.suffix) < 2):
+            raise ConfigError(f"suffix {self.suffix!r} does not begin with a dot, as '.mesh' does")
+        if isinstance(self.names, str):
+            raise ConfigError(f"names {self.names!r} is one text, not a collection of names")
+        if not isinstance(self.name_wait, (int, float)) or not 0 <= self.name_wait <= 3600:
+            raise ConfigError(f"name_wait {self.name_wait!r} is not within 0..3600 seconds")
+        block, peer_block = (_parse_block(name, getattr(self, name)) for name in ("block", "peer_block"))
+        if block.overlaps(peer_block):
+            raise ConfigError(f"block {block} and peer_block {peer_block} overlap")
+        for key, service in self.bindings.items():
+            if not isinstance(key, tuple) or len(key) != 2 or not isinstance(key[0], str) or not isinstance(key[1], int):
+                raise ConfigError(f"binding {key!r}: {service!r} is not (host, port): service name")
+            if not parse_service(service).name:
+                raise ConfigError(f"binding {key!r}: {service!r} has no name")
+
+    def service_of(self, host: str, known: Callable[[str], str | None]) -> str | None:
+        """The service that a host name means, None when it is not the mesh's.
+
+        ``known(name)`` is the name as a service carries it, or None when the mesh knows none such.
+        """
+        host = _decode(host.rstrip("."))
+        folded = host.casefold()
+        if self.suffix and folded.endswith(self.suffix.casefold()) and len(host) > len(self.suffix):
+            name = host[: -len(self.suffix)]
+        elif folded in {name.casefold() for name in self.names}:
+            name = host
+        elif self.bare and host and "." not in host and folded != "localhost" and not is_address(host):
+            return known(host)
+        else:
+            return None
+        return known(name) or name
+
+    def binding_of(self, host: str, port: int) -> str | None:
+        """The service that the rules bind in place of an address."""
+        for (bound_host, bound_port), service in self.bindings.items():
+            if bound_port == port and (bound_host == host or (is_wildcard(bound_host) and is_wildcard(host))):
+                return service
+        return None
+
+
+def _parse_block(name: str, text: str) -> IPv4Network:
+    try:
+        network = IPv4Network(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is not an IPv4 network: {error}") from error
+    if network.prefixlen > 24:
+        raise ConfigError(f"{name} {text!r} has {network.num_addresses} addresses: at least a /24 is needed")
+    return network
+
+
+def _decode(host: str) -> str:
+    """Programs that speak DNS write an international name in its ASCII form."""
+    if "xn--" not in host.lower():
+        return host
+    try:
+        return host.encode("ascii").decode("idna")
+    except UnicodeError:
+        return host
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an IP address."""
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a host to bind means every interface."""
+    return host in WILDCARDS
+
+
+class AddressBook:
+    """Addresses of one block for things of any kind, in both directions."""
+
+    def __init__(self, block: str) -> None:
+        self._network = _parse_block("block", block)
+        first = int(self._network.network_address)
+        # Neither the first nor the last address of the block: some programs take those for a network and a broadcast.
+        self._first = first + 1
+        self._size = min(self._network.num_addresses - 2, 2**31)
+        # The prefix as text, where it ends on a dot, sorts out most other addresses at the cost of a comparison.
+        self.prefix = ".".join(str(self._network.network_address).split(".")[: self._network.prefixlen // 8]) + "."
+        self._addresses: dict[Any, str] = {}
+        self._things: OrderedDict[str, Any] = OrderedDict()
+
+    def address_of(self, thing: Any) -> str:
+        """The address that stands for a thing; the same in every process, unless two things collide. Raises LimitError."""
+        address = self._addresses.get(thing)
+        if address is not None:
+            return address
+        if len(self._addresses) >= min(_MAX_ADDRESSES, self._size // 2):
+            raise LimitError(f"{len(self._addresses)} synthetic addresses of {self._network} are in use")
+        offset = zlib.crc32(repr(thing).encode()) % self._size
+        while True:
+            address = str(IPv4Address(self._first + offset))
+            if address not in self._things:
+                break
+            offset = (offset + 1) % self._size
+        self._addresses[thing] = address
+        self._things[address] = thing
+        return address
+
+    def thing_of(self, address: str) -> Any:
+        """What an address stands for, None when it stands for nothing."""
+        if self.prefix != "." and not address.startswith(self.prefix):
+            return None
+        return self._things.get(address)

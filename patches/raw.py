@@ -1,0 +1,320 @@
+"""What takes the place of the system's socket inside a gevent socket: the same methods, none of which waits, over a stream or a listener.
+
+gevent's own class does the waiting, the time-outs and everything else that programs see; it calls these, and waits with the watchers of
+``watchers`` when they raise BlockingIOError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from astranet_gevent import Listener, Stream
+from astranet_gevent.transport.options import get_option, set_option
+
+from .descriptors import make_descriptor, make_token
+from .dialling import PendingDial
+from .watchers import AcceptWatcher, ReadWatcher, WriteWatcher
+
+__all__ = ["CARRIED_OPTIONS", "RawListener", "RawStream", "SocketKind", "by_number", "full_address", "short_port"]
+
+# Of a socket: family, type and protocol as the program gave them.
+SocketKind = tuple[int, int, int]
+
+Address = tuple[str, int]
+
+#: Answers of the system that programs may have set before the connect, and that matter or are asked for afterwards.
+CARRIED_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_LINGER, 8),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
+    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 0),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
+)
+
+
+#: Sockets whose number somebody has asked for, for those who make a socket object of it.
+by_number: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+class _Raw:
+    """What both have in common: kind, addresses, and the number under which a program may poll them."""
+
+    __slots__ = ("__weakref__", "_number", "family", "own_address", "proto", "type")
+
+    def __init__(self, kind: SocketKind, own_address: Address) -> None:
+        self.family, self.type, self.proto = kind
+        self.own_address = own_address
+        self._number = -1
+
+    def _source(self) -> Any:
+        raise NotImplementedError
+
+    def keep_number(self, number: int) -> None:
+        """Answer ``fileno()`` with a number that the program has seen already; it is ours from now on."""
+        os.dup2(self._source().fileno(), number, inheritable=False)
+        self._number = number
+
+    def number(self) -> int:
+        """A descriptor to poll, made when it is first asked for."""
+        number = self._number if self._number >= 0 else int(self._source().fileno())
+        if number >= 0:
+            by_number[number] = self
+        return number
+
+    def fileno(self) -> int:
+        """A number that is there already, else -1: gevent asks for it while it closes."""
+        return self._number
+
+    def _close_number(self) -> None:
+        for number in [number for number, raw in by_number.items() if raw is self]:
+            del by_number[number]
+        number, self._number = self._number, -1
+        if number >= 0:
+            os.close(number)
+
+    def getsockname(self) -> Any:
+        """The address of this end."""
+        return full_address(self.family, self.own_address)
+
+    def gettimeout(self) -> float:
+        """0.0: nothing here waits."""
+        return 0.0
+
+    timeout = property(gettimeout)
+
+
+class RawStream(_Raw):
+    """A stream, or one that is being dialled."""
+
+    __slots__ = ("_shares", "_stream", "peer_address")
+
+    def __init__(self, stream: Stream | PendingDial, kind: SocketKind, own_address: Address, peer_address: Address) -> None:
+        super().__init__(kind, own_address)
+        stream.setblocking(False)
+        # A PendingDial has what is used of it here.
+        self._stream = cast("Stream", stream)
+        # How many of these share the stream, made by the first dup().
+        self._shares: list[int] | None = None
+        self.peer_address = peer_address
+
+    def __repr__(self) -> str:
+        return f"<socket object of the mesh, {self._stream!r}>"
+
+    @property
+    def source(self) -> Any:
+        """The stream, for its watchers."""
+        return self._stream
+
+    def open(self, stream: Stream, own_address: Address) -> None:
+        """The dial has succeeded."""
+        stream.setblocking(False)
+        self._stream = stream
+        self.own_address = own_address
+
+    def watchers(self) -> tuple[ReadWatcher, WriteWatcher]:
+        """What gevent waits with."""
+        return ReadWatcher(self), WriteWatcher(self)
+
+    def _source(self) -> Any:
+        return self._stream
+
+    def getpeername(self) -> Any:
+        self._stream.getpeername()
+        return full_address(self.family, self.peer_address)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        return self._stream.recv(bufsize, flags)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        return self._stream.recv_into(buffer, nbytes, flags)
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, None]:
+        return self._stream.recvfrom(bufsize, flags)
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, None]:
+        return self._stream.recvfrom_into(buffer, nbytes, flags)
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> Any:
+        return self._stream.recvmsg(bufsize, ancbufsize, flags)
+
+    def recvmsg_into(self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0) -> Any:
+        return self._stream.recvmsg_into(buffers, ancbufsize, flags)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        return self._stream.send(data, flags)
+
+    def sendto(self, data: Any, *args: Any) -> int:
+        return self._stream.sendto(data, *args)
+
+    def sendmsg(self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, address: Any = None) -> int:
+        return self._stream.sendmsg(buffers, ancdata, flags, address)
+
+    def shutdown(self, how: int) -> None:
+        self._stream.shutdown(how)
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
+        return self._stream.getsockopt(level, option, buflen)
+
+    def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
+        self._stream.setsockopt(level, option, value, optlen)
+
+    def bind(self, address: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def listen(self, backlog: int = 128) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def _accept(self) -> Any:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def connect(self, address: Any) -> None:
+        code = self.connect_ex(address)
+        raise OSError(code, os.strerror(code))
+
+    def connect_ex(self, address: Any) -> int:
+        stream: Any = self._stream
+        return stream.connect_again() if isinstance(stream, PendingDial) else errno.EISCONN
+
+    def dup(self) -> RawStream:
+        """Another one for the same stream, which is closed with the last of them."""
+        if self._shares is None:
+            self._shares = [1]
+        self._shares[0] += 1
+        other = RawStream(self._stream, (self.family, self.type, self.proto), self.own_address, self.peer_address)
+        other._shares = self._shares
+        return other
+
+    def detach(self) -> int:
+        """A descriptor of the system that carries the stream's bytes from now on."""
+        stream = self._stream
+        if isinstance(cast("Any", stream), PendingDial):
+            raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it has no descriptor to detach")
+        seen, self._number = self._number, -1
+        polled = stream.release_descriptor()
+        if seen < 0:
+            seen, polled = polled, -1
+        if polled >= 0:
+            os.close(polled)
+        number = make_descriptor(stream)
+        if seen < 0:
+            return number
+        # Under the number that the program knows.
+        by_number.pop(seen, None)
+        os.dup2(number, seen, inheritable=False)
+        os.close(number)
+        return seen
+
+    def close(self) -> None:
+        self._close_number()
+        if self._shares is not None:
+            self._shares[0] -= 1
+            if self._shares[0] > 0:
+                return
+        self._stream.close()
+
+
+class RawListener(_Raw):
+    """A socket that is bound to a service; offered once ``listen`` has been called."""
+
+    __slots__ = ("_bind", "_options", "_peer_address", "listener")
+
+    def __init__(
+        self, kind: SocketKind, address: Address, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]
+    ) -> None:
+        super().__init__(kind, address)
+        self.listener: Listener | None = None
+        self._bind = bind
+        self._peer_address = peer_address
+        self._options: dict[tuple[int, int], Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<socket object of the mesh, {self.listener!r}>"
+
+    def watchers(self) -> tuple[AcceptWatcher, AcceptWatcher]:
+        """What gevent waits with; a listener is never writable."""
+        return AcceptWatcher(self), AcceptWatcher(None)
+
+    def _source(self) -> Listener:
+        if self.listener is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return self.listener
+
+    def getpeername(self) -> Any:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    def fileno(self) -> int:
+        """The descriptor to poll: gevent's servers ask this object itself."""
+        return self.number() if self.listener is not None else self._number
+
+    def listen(self, backlog: int = 128) -> None:
+        """Offer the service."""
+        if self.listener is None:
+            self.listener = self._bind(max(1, backlog))
+            self.listener.setblocking(False)
+            host, port = self.own_address
+            self.own_address = host, port or short_port(self.listener.port)
+
+    def _accept(self) -> tuple[RawStream, Any]:
+        """The next stream, in the form in which gevent makes a socket of it."""
+        stream, (node_id, port) = self._source().accept()
+        peer_address = self._peer_address(node_id, port)
+        raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
+        return raw, full_address(self.family, peer_address)
+
+    def _refuse(self, *args: Any) -> Any:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    recv = recv_into = recvfrom = recvfrom_into = recvmsg = recvmsg_into = shutdown = _refuse
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    sendmsg = sendto = send
+
+    def connect(self, address: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def connect_ex(self, address: Any) -> int:
+        return errno.EINVAL
+
+    def bind(self, address: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
+        if (level, option) == (socket.SOL_SOCKET, getattr(socket, "SO_ACCEPTCONN", None)):
+            return int(self.listener is not None)
+        return get_option(self._options, level, option, buflen, lambda: 0)
+
+    def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
+        set_option(self._options, level, option, value)
+
+    def detach(self) -> int:
+        """A number of which a socket object can be made again."""
+        return make_token(self)
+
+    def close(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+        # With it goes whatever the patch holds for as long as this socket is bound.
+        self._bind = _closed
+        self._close_number()
+
+
+def _closed(backlog: int) -> Listener:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def short_port(port: int) -> int:
+    """Ports of the mesh have 32 bits; what programs look at has 16, and is not 0."""
+    return port % 65536 or 1
+
+
+def full_address(family: int, address: Address) -> Any:
+    """An address in the form of its family."""
+    if family == socket.AF_INET6:
+        return f"::ffff:{address[0]}", address[1], 0, 0
+    return address

@@ -1,0 +1,148 @@
+"""TLS over a stream for gevent's SSLSocket: the place of OpenSSL's object is taken by one that works through memory.
+
+gevent's class does the waiting: it calls these methods, and waits when they raise SSLWantReadError or SSLWantWriteError. Records are fed
+one at a time, because what lies decrypted or undecrypted in here is seen neither by ``pending()`` nor by a descriptor that is polled.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any, Final
+
+__all__ = ["MemoryTLS"]
+
+# The header of a record: type, version (2 bytes), length (2 bytes). RFC 8446, section 5.1.
+_HEADER_SIZE: Final = 5
+
+
+class MemoryTLS:
+    """Stands in for ``_ssl._SSLSocket``: the TLS of one SSLSocket, over a raw socket that never waits."""
+
+    def __init__(self, context: ssl.SSLContext, raw: Any, owner: Any, server_side: bool, hostname: str | None, session: Any) -> None:
+        self._raw = raw
+        # OpenSSL's object only has a weak reference to it.
+        self._owner = owner
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        # Bytes of a record's header or body that have come so far, and ciphertext that the raw socket has not taken yet.
+        self._partial = bytearray()
+        self._unsent = memoryview(b"")
+        # Plaintext bytes that OpenSSL has taken in a write() which could not be reported yet.
+        self._taken = 0
+        self._tls: Any = context._wrap_bio(  # type: ignore[attr-defined]
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=hostname, owner=owner, session=session
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        # cipher, version, selected_alpn_protocol, getpeercert and so on: they ask OpenSSL and do no input or output.
+        return getattr(self._tls, name)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context; a callback for server names may set another."""
+        context: ssl.SSLContext = self._tls.context
+        return context
+
+    @context.setter
+    def context(self, context: ssl.SSLContext) -> None:
+        self._tls.context = context
+
+    @property
+    def session(self) -> Any:
+        """The TLS session, to be used again."""
+        return self._tls.session
+
+    @session.setter
+    def session(self, session: Any) -> None:
+        self._tls.session = session
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake. Raises SSLWantReadError, SSLWantWriteError, SSLError."""
+        self._call(self._tls.do_handshake)
+
+    def verify_client_post_handshake(self) -> None:
+        """Ask the client for a certificate."""
+        self._call(self._tls.verify_client_post_handshake)
+
+    def read(self, *args: Any) -> Any:
+        """Decrypted bytes, or their number when a buffer is given."""
+        return self._call(self._tls.read, *args)
+
+    def write(self, data: Any) -> int:
+        """Encrypt and send; reported only when all of the ciphertext has been taken by the stream."""
+        if not self._taken:
+            self._push()
+            self._taken = self._call(self._tls.write, data)
+        self._push()
+        taken, self._taken = self._taken, 0
+        return taken
+
+    def shutdown(self) -> Any:
+        """Exchange the closing alerts; the raw socket goes on in the clear."""
+        self._call(self._tls.shutdown)
+        return self._raw
+
+    def _call(self, function: Any, *args: Any) -> Any:
+        """Call OpenSSL until it needs nothing more from the peer, or the peer has sent no more."""
+        while True:
+            try:
+                result = function(*args)
+            except ssl.SSLWantReadError:
+                if function == self._tls.read:
+                    # What another greenlet has written and waits with must not make this one wait to write.
+                    self._push_if_possible()
+                else:
+                    self._push()
+                self._feed()
+            except ssl.SSLError:
+                # An alert says why; if it cannot be sent any more, the error still counts.
+                self._push_if_possible()
+                raise
+            else:
+                if function != self._tls.write:
+                    self._push_if_possible()
+                return result
+
+    def _push(self) -> None:
+        """Send what OpenSSL has written. Raises SSLWantWriteError when the stream takes no more now."""
+        while True:
+            if not self._unsent:
+                if not self._outgoing.pending:
+                    return
+                self._unsent = memoryview(self._outgoing.read())
+            try:
+                sent = self._raw.send(self._unsent)
+            except BlockingIOError:
+                raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)") from None
+            self._unsent = self._unsent[sent:]
+
+    def _push_if_possible(self) -> None:
+        try:
+            self._push()
+        except (ssl.SSLWantWriteError, OSError):
+            # It goes with the next call.
+            return
+
+    def _feed(self) -> None:
+        """Give OpenSSL the next record. Raises SSLWantReadError when it has not come yet."""
+        if self._incoming.eof:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+        partial = self._partial
+        size = _HEADER_SIZE
+        while len(partial) < size or size == _HEADER_SIZE:
+            if len(partial) >= _HEADER_SIZE:
+                size = _HEADER_SIZE + int.from_bytes(partial[3:5], "big")
+                if len(partial) >= size:
+                    break
+            try:
+                data = self._raw.recv(size - len(partial))
+            except BlockingIOError:
+                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)") from None
+            if not data:
+                self._incoming.write(partial)
+                partial.clear()
+                self._incoming.write_eof()
+                return
+            partial += data
+        self._incoming.write(partial)
+        partial.clear()

@@ -1,0 +1,349 @@
+"""Programs that know nothing of the mesh, each in a process of its own: clients, servers, TLS, and what sockets have to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from integration.tools import run_script
+
+# Two nodes in one program, a server behind a name on one of them, patched as a program would be.
+PRELUDE = """
+from gevent import monkey
+monkey.patch_all()
+import errno, hashlib, http.client, os, select, selectors, socket, ssl, struct, sys, time, urllib.request
+import gevent
+from gevent.pywsgi import WSGIServer
+from gevent.server import StreamServer
+from astranet_gevent import AstraNet, patches
+
+server, client = AstraNet().start(), AstraNet().start()
+client.join(server.listen(("127.0.0.1", 0)).address)
+
+def application(environ, start_response):
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{environ['REQUEST_METHOD']} {environ['HTTP_HOST']} {environ['PATH_INFO']} {hashlib.sha256(body).hexdigest()}".encode()]
+
+def echo(sock, address):
+    while data := sock.recv(65536):
+        sock.sendall(data)
+
+def serve(server_object):
+    with patches.apply(server):
+        server_object.start()
+    return server_object
+
+def exactly(sock, size):
+    parts = bytearray()
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        assert part, len(parts)
+        parts += part
+    return bytes(parts)
+
+def raises(kind, code, function, *args):
+    try:
+        function(*args)
+    except kind as error:
+        assert code is None or error.errno == code, error
+        return error
+    raise AssertionError(f"no {kind.__name__}")
+"""
+
+PROGRAMS = {
+    "http.client and urllib": """
+web = serve(WSGIServer(("users-api", 80), application, log=None))
+with patches.apply(client):
+    for host in ("users-api.mesh", "users-api", "Users-API.mesh"):
+        connection = http.client.HTTPConnection(host, timeout=10)
+        for path in ("/one", "/two"):
+            connection.request("GET", path)
+            assert connection.getresponse().read().split()[:3] == [b"GET", host.encode(), path.encode()]
+        connection.close()
+    body = os.urandom(3_000_000)
+    reply = urllib.request.urlopen("http://users-api.mesh/put", data=body, timeout=10).read()
+    assert reply.split()[3] == hashlib.sha256(body).hexdigest().encode()
+""",
+    "names": """
+serve(WSGIServer(("users-api", 80), application, log=None))
+with patches.apply(client, name_wait=0.3) as patch:
+    (found,) = socket.getaddrinfo("users-api.mesh", "http", type=socket.SOCK_STREAM)
+    address = found[4][0]
+    assert found == (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 80)) and address.startswith("239."), found
+    assert socket.gethostbyname("users-api") == socket.gethostbyname_ex("users-api.mesh")[2][0] == address
+    assert socket.gethostbyaddr(address)[0] == "users-api.mesh"
+    assert socket.getnameinfo((address, 80), 0) == ("users-api.mesh", "80")
+    assert socket.getnameinfo((address, 80), socket.NI_NUMERICHOST) == (address, "80")
+    raises(socket.gaierror, socket.EAI_NONAME, socket.getaddrinfo, "users-api.mesh", 80, socket.AF_INET6)
+    raises(socket.gaierror, socket.EAI_SERVICE, socket.getaddrinfo, "users-api.mesh", 80, 0, socket.SOCK_DGRAM)
+    assert "nobody" in str(raises(socket.gaierror, socket.EAI_NONAME, socket.create_connection, ("nobody.mesh", 80)))
+    # An address of the block that stands for nothing is the system's business: refused at once, and nothing is sent.
+    raises(OSError, errno.ENETUNREACH, socket.create_connection, ("239.1.2.3", 80), 5)
+    assert socket.gethostbyname("localhost") == "127.0.0.1"
+    assert os.environ["no_proxy"].split(",")[-1] == ".mesh"
+    # A name that appears while somebody waits for it.
+    late = gevent.spawn(socket.create_connection, ("late.mesh", 7), 10)
+    gevent.sleep(0.05)
+    serve(StreamServer(("late", 7), echo))
+    late.get(timeout=10).close()
+""",
+    "ports": """
+for port in (7, 8):
+    serve(StreamServer(("ported", port), lambda sock, address, port=port: sock.sendall(str(port).encode())))
+serve(StreamServer(("any", 0), lambda sock, address: sock.sendall(b"any")))
+with patches.apply(client):
+    def ask(name, port):
+        with socket.create_connection((name, port), 10) as sock:
+            return sock.recv(100)
+    client.service_map.wait_for("any", 10)
+    assert [ask("ported.mesh", 7), ask("ported.mesh", 8), ask("any.mesh", 1234)] == [b"7", b"8", b"any"]
+    assert ask("ported.mesh", 80) in (b"7", b"8")
+    assert "not with 9" in str(raises(ConnectionRefusedError, errno.ECONNREFUSED, ask, "ported.mesh", 9))
+""",
+    "sockets": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    sock = socket.create_connection(("echo.mesh", 7), 10)
+    assert isinstance(sock, socket.socket) and type(sock) is socket.socket
+    assert (sock.family, sock.type, sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)) == (socket.AF_INET, socket.SOCK_STREAM, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    address, port = sock.getpeername()
+    assert address == socket.gethostbyname("echo.mesh") and port == 7 and sock.getsockname()[1]
+    # Nobody polls it: no descriptor.
+    before = len(os.listdir("/proc/self/fd"))
+    others = [socket.create_connection(("echo.mesh", 7), 10) for _ in range(20)]
+    for other in others:
+        other.sendall(b"x")
+        assert other.recv(1) == b"x"
+    assert len(os.listdir("/proc/self/fd")) == before
+    for other in others:
+        other.close()
+    data = os.urandom(1_000_000)
+    writer = gevent.spawn(sock.sendall, data)
+    assert exactly(sock, len(data)) == data
+    sock.settimeout(0.05)
+    raises(TimeoutError, None, sock.recv, 1)
+    sock.settimeout(10)
+    sock.sendall(b"abc")
+    while not select.select([sock], [], [], 10)[0]:
+        pass
+    assert sock.recv(10, socket.MSG_PEEK) == b"abc" and sock.recv(2) == b"ab" and sock.recv_into(bytearray(5)) == 1
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        assert selector.select(0) == []
+        sock.sendall(b"x")
+        assert selector.select(10)
+    assert sock.recv(1) == b"x"
+    with sock.makefile("rwb") as file:
+        file.write(b"line\\n")
+        file.flush()
+        assert file.readline() == b"line\\n"
+    # Somebody else closes it: who waits is told.
+    waiting = gevent.spawn(raises, OSError, errno.EBADF, sock.recv, 1)
+    gevent.sleep(0.01)
+    sock.close()
+    waiting.get(timeout=10)
+    assert sock.fileno() == -1
+    raises(OSError, errno.EBADF, sock.send, b"x")
+    with socket.create_connection(("echo.mesh", 7), 10) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+        raises(BrokenPipeError, errno.EPIPE, sock.send, b"x")
+""",
+    "connect without waiting": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    client.service_map.wait_for("echo", 10)
+    for asked_before in (True, False):
+        sock = socket.socket()
+        sock.setblocking(False)
+        number = sock.fileno() if asked_before else -1
+        assert sock.connect_ex(("echo.mesh", 7)) == errno.EINPROGRESS
+        assert sock.connect_ex(("echo.mesh", 7)) == errno.EALREADY
+        raises(BlockingIOError, errno.EAGAIN, sock.recv, 1)
+        raises(OSError, errno.ENOTCONN, sock.getpeername)
+        assert not asked_before or sock.fileno() == number
+        assert select.select([], [sock], [], 0)[1] == []
+        assert select.select([], [sock], [], 10)[1] == [sock]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert sock.connect_ex(("echo.mesh", 7)) == errno.EISCONN
+        sock.send(b"x")
+        assert select.select([sock], [], [], 10)[0] == [sock] and sock.recv(1) == b"x"
+        sock.close()
+    sock = socket.socket()
+    sock.setblocking(False)
+    assert sock.connect_ex(("echo.mesh", 8)) == errno.EINPROGRESS
+    assert select.select([], [sock], [], 10)[1] == [sock]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+    sock.close()
+""",
+    "dup and detach": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    sock = socket.create_connection(("echo.mesh", 7), 10)
+    twin = sock.dup()
+    sock.close()
+    twin.sendall(b"still there")
+    assert exactly(twin, 11) == b"still there"
+    number = twin.fileno()
+    assert twin.detach() == number
+    real = socket.socket(fileno=number)
+    data = os.urandom(500_000)
+    writer = gevent.spawn(real.sendall, data)
+    assert exactly(real, len(data)) == data
+    real.shutdown(socket.SHUT_WR)
+    assert real.recv(1) == b""
+    real.close()
+""",
+    "servers": """
+import socketserver, threading, xmlrpc.client, xmlrpc.server
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args):
+        pass
+
+with patches.apply(server, bindings={("0.0.0.0", 8000): "mapped"}):
+    threaded = socketserver.ThreadingTCPServer(("lines", 7), Handler)
+    rpc = xmlrpc.server.SimpleXMLRPCServer(("rpc", 80), logRequests=False)
+    rpc.register_function(pow)
+    wsgi = make_server("wsgi", 80, application, handler_class=Quiet)
+    mapped = StreamServer(("", 8000), echo)
+    plain = StreamServer(("127.0.0.1", 0), echo)
+    for each in (mapped, plain):
+        each.start()
+    for each in (threaded, rpc, wsgi):
+        threading.Thread(target=each.serve_forever, daemon=True).start()
+with patches.apply(client):
+    with socket.create_connection(("lines.mesh", 7), 10) as sock:
+        sock.sendall(b"shout\\n")
+        assert exactly(sock, 6) == b"SHOUT\\n"
+    assert xmlrpc.client.ServerProxy("http://rpc.mesh/").pow(2, 10) == 1024
+    assert urllib.request.urlopen("http://wsgi.mesh/x", timeout=10).read().startswith(b"GET wsgi.mesh /x")
+    for address in (("mapped.mesh", 1), ("127.0.0.1", plain.server_port)):
+        with socket.create_connection(address, 10) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+with patches.apply(server):
+    raises(OSError, errno.EADDRINUSE, make_server, "wsgi", 80, application)
+for each in (threaded, rpc, wsgi):
+    each.shutdown()
+    each.server_close()
+gevent.sleep(0.05)
+assert {service.name for service in server.services()} == {"mapped"}, server.services()
+""",
+    "tls": """
+import tempfile
+import trustme
+authority = trustme.CA()
+certificate = authority.issue_cert("secure.mesh")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+certificate.configure_cert(context)
+context.set_alpn_protocols(["echo/1"])
+names = []
+context.sni_callback = lambda sock, name, ctx: names.append((type(sock).__name__, name))
+serve(StreamServer(("secure", 443), echo, ssl_context=context))
+trusting = ssl.create_default_context()
+authority.configure_trust(trusting)
+trusting.set_alpn_protocols(["echo/1"])
+with patches.apply(client):
+    client.service_map.wait_for("secure", 10)
+    session = None
+    for order in ("connect, wrap", "wrap, connect"):
+        if order == "connect, wrap":
+            sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
+        else:
+            sock = trusting.wrap_socket(socket.socket(), server_hostname="secure.mesh", session=session)
+            sock.settimeout(10)
+            sock.connect(("secure.mesh", 443))
+            assert sock.session_reused
+        assert isinstance(sock, ssl.SSLSocket) and sock.version() == "TLSv1.3" and sock.selected_alpn_protocol() == "echo/1"
+        data = os.urandom(2_000_000)
+        writer = gevent.spawn(sock.sendall, data)
+        assert exactly(sock, len(data)) == data
+        sock.sendall(b"abc")
+        assert sock.recv(1) == b"a" and sock.pending() == 2 and sock.recv(5) == b"bc"
+        assert dict(sock.getpeercert())["subjectAltName"] == (("DNS", "secure.mesh"),)
+        session = sock.session
+        sock.settimeout(0.05)
+        raises(TimeoutError, None, sock.recv, 1)
+        sock.close()
+    assert names == [("SSLSocket", "secure.mesh")] * 2, names
+    # The server's handshake fails too, and gevent would print that.
+    gevent.get_hub().NOT_ERROR += (OSError,)
+    wrong = trusting.wrap_socket(socket.socket(), server_hostname="other.mesh")
+    wrong.settimeout(10)
+    raises(ssl.SSLCertVerificationError, None, wrong.connect, ("secure.mesh", 443))
+""",
+    "undo": """
+import gevent.hub
+from gevent import ssl as gevent_ssl
+classes = (socket.socket, gevent_ssl.SSLSocket, gevent.hub.Hub)
+modules = (socket, gevent.socket)
+def snapshot():
+    return [dict(vars(thing)) for thing in (*classes, *modules)], dict(os.environ)
+os.environ["NO_PROXY"] = "a, b"
+before = snapshot()
+one, two = patches.apply(client), patches.apply(server, suffix=".other")
+assert snapshot() != before and os.environ["NO_PROXY"] == "a, b,.mesh,.other"
+one.undo()
+one.undo()
+assert one.applied is False and two.applied and os.environ["NO_PROXY"] == "a, b,.other"
+two.undo()
+after = snapshot()
+for old, new in zip(before[0], after[0]):
+    assert old.keys() == new.keys() and all(old[name] is new[name] for name in old)
+assert before[1] == after[1]
+raises(patches.Patch.__init__.__globals__["LocalProtocolError"], None, patches.apply, AstraNet())
+""",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program(program: str) -> None:
+    source = PRELUDE + PROGRAMS[program] + '\nclient.close(1)\nserver.close(1)\nprint("done")\n'
+    result = run_script(source, timeout=40.0)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "done\n"
+    assert "Traceback" not in result.stderr, result.stderr
+
+
+def test_tests_of_the_interpreter(tmp_path: Path) -> None:
+    """The interpreter's own tests of connected sockets pass when streams carry them."""
+    pytest.importorskip("test.test_socket", reason="the interpreter's tests are not installed", exc_type=ImportError)
+    output = tmp_path / "outcomes"
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "patches" / "run_module.py"),
+        "mesh",
+        "test.test_socket",
+        str(output),
+        "*.BasicTCPTest.*",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(output.read_text())
+    assert len(outcomes) >= 10
+    assert {name for name, outcome in outcomes.items() if outcome != "ok"} == set()
+
+
+def test_without_monkey_patching() -> None:
+    """The error says what to write."""
+    source = "from astranet_gevent import AstraNet, patches\npatches.apply(AstraNet().start())"
+    result = run_script(source)
+    assert result.returncode == 1
+    assert "monkey.patch_all()" in result.stderr
+
+
+def test_the_bare_folder_is_not_imported() -> None:
+    result = run_script("import sys; sys.path.insert(0, sys.argv[1]); import patches", __file__.rsplit("/", 2)[0])
+    assert result.returncode == 1
+    assert "astranet_gevent.patches" in result.stderr
