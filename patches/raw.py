@@ -246,6 +246,23 @@ class RawListener(_Raw):
     def getpeername(self) -> Any:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
+    def keep_number(self, number: int) -> None:
+        """Answer ``fileno()`` with a number that the program has seen already; there is something to poll once the socket listens."""
+        self._number = number
+        if self.listener is not None:
+            os.dup2(self.listener.fileno(), number, inheritable=False)
+
+    def number(self) -> int:
+        """A descriptor to poll.
+
+        One of our own: when the node closes, its listeners and their descriptors go, and a server that still polls must not find another
+        file under the number.
+        """
+        if self._number < 0:
+            self._number = os.dup(self._source().fileno())
+            by_number[self._number] = self
+        return self._number
+
     def fileno(self) -> int:
         """The descriptor to poll: gevent's servers ask this object itself."""
         return self.number() if self.listener is not None else self._number
@@ -255,6 +272,8 @@ class RawListener(_Raw):
         if self.listener is None:
             self.listener = self._bind(max(1, backlog))
             self.listener.setblocking(False)
+            if self._number >= 0:
+                self.keep_number(self._number)
             host, port = self.own_address
             self.own_address = host, port or short_port(self.listener.port)
 

@@ -233,6 +233,21 @@ with patches.apply(client):
             sock.sendall(b"x")
             assert sock.recv(1) == b"x"
 with patches.apply(server):
+    early = socket.socket()
+    number = early.fileno()
+    early.bind(("early", 5))
+    assert early.fileno() == number and early.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 0
+    early.listen()
+    assert early.fileno() == number and early.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    assert select.select([early], [], [], 0)[0] == []
+with patches.apply(client):
+    dialled = socket.create_connection(("early.mesh", 5), 10)
+    assert select.select([early], [], [], 10)[0] == [early]
+    accepted, address = early.accept()
+    assert address == accepted.getpeername() and address[0].startswith("240.") and accepted.getsockname() == early.getsockname()
+    for each in (dialled, accepted, early):
+        each.close()
+with patches.apply(server):
     raises(OSError, errno.EADDRINUSE, make_server, "wsgi", 80, application)
 for each in (threaded, rpc, wsgi):
     each.shutdown()

@@ -156,10 +156,10 @@ class Listener:
         self._on_close(self)
         while self._streams:
             self._streams.popleft().abort("the listener was closed")
-        self._notify()
         if self._readiness is not None:
             self._readiness.close()
             self._readiness = None
+        self._notify()
 
     def __enter__(self) -> Listener:
         return self
