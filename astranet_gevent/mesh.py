@@ -159,13 +159,11 @@ class AstraNet:
         servers (default: at random); when one refuses, another is tried. Raises ServiceNotFoundError when nobody offers the name in
         time, DialRefusedError, DialTimeout, NoRouteError, LinkLostError, LimitError, ConfigError.
         """
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0):
-            raise ConfigError(f"timeout {timeout!r} is not a number of seconds")
-        return self._running().dial(target, timeout, selector)
+        return self._running().dial(target, _check_seconds(timeout), selector)
 
     def http_dial(self, host: str, timeout: float | None = None, selector: Selector | None = None) -> Stream:
         """Open a stream to the service behind an HTTP host: ports 80 and 443 mean any, unless the service is bound with one of them."""
-        return self._running().dial(host, timeout, selector, http=True)
+        return self._running().dial(host, _check_seconds(timeout), selector, http=True)
 
     # -- looking ---------------------------------------------------------------------------------------------------------------
 
@@ -192,3 +190,9 @@ class AstraNet:
             return f"<AstraNet {self._config.role.value} unstarted>"
         state = "closed" if self.closed else f"{len(self.links())} links"
         return f"<AstraNet {self._config.role.value} {format_node_id(self._node.node_id)}: {state}>"
+
+
+def _check_seconds(timeout: float | None) -> float | None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0):
+        raise ConfigError(f"timeout {timeout!r} is not a number of seconds")
+    return timeout

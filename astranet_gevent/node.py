@@ -499,6 +499,9 @@ class Node:
     def _http_service(self, service: ServiceAddress, deadline: float) -> ServiceAddress:
         """What an HTTP host with port 80 or 443 means: any server of the name, unless some are bound with that very port."""
         any_port = ServiceAddress(service.name, 0)
+        node_id = _node_id_or_none(service)
+        if node_id and self.routes.links_to(node_id) and not self._candidates(any_port):
+            return service
         self._await_candidates(any_port, deadline, set())
         return service if self._candidates(service) else any_port
 

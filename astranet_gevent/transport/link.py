@@ -49,6 +49,9 @@ _BATCHES_PER_FLUSH: Final = 4
 # Seconds for which what the peer sent before it was lost may still be read.
 _LAST_WORDS: Final = 2.0
 
+# Seconds after which a host that seems dead is looked at again: far more than an answer takes.
+_SECOND_LOOK: Final = 1.0
+
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
 
@@ -238,11 +241,10 @@ class Link:
                 if self._discarding:
                     continue
                 if conn.calls_after_read:
-                    # The rest is done there: whoever got data waits for nothing that could be done after it has run.
                     self._run_scheduled = True
-                    self._receive(buffer.decode(count))
-                else:
-                    self._receive(buffer.decode(count))
+                self._receive(buffer.decode(count))
+                if not conn.calls_after_read:
+                    # Else it is done there: whoever got data waits for nothing that can be done after it has run.
                     self._note_received()
                 if buffer.error is not None:
                     raise buffer.error
@@ -546,10 +548,10 @@ class Link:
             silent = self._conn.unanswered_for()
             limit = self._owner.config.dead_host_timeout
             if silent > limit and not self._suspected:
-                # Something sent just now on an idle link looks the same: only what is still so a second later counts.
+                # Something sent just now on an idle link looks the same: only what is still so a little later counts.
                 self._suspected = True
                 self._timer.close()
-                self._timer = self.hub.loop.timer(1.0)
+                self._timer = self.hub.loop.timer(_SECOND_LOOK)
                 self._timer.start(self._on_timer)
                 return
             self._suspected = silent > limit

@@ -545,5 +545,10 @@ def test_http_dial_decides_when_the_name_is_there(bench: Bench, pair: Pair) -> N
     bench.echo(one, "plain:8443")
     with plain.get(timeout=DEADLINE) as stream:
         echo_once(stream)
+    with other.http_dial(f"{format_node_id(one.node_id)}:80", timeout=DEADLINE) as stream:
+        assert stream.getpeername() == (one.node_id, 80)
+    for wrong in (-1, True, "1"):
+        with pytest.raises(ConfigError, match="timeout"):
+            other.http_dial("nobody:80", timeout=wrong)
     with pytest.raises(ServiceNotFoundError, match=r"'nobody:80' within 0\.05 s"):
         other.http_dial("nobody:80", timeout=0.05)
