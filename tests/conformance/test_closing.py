@@ -7,6 +7,7 @@ import gc
 import socket
 import struct
 import time
+from typing import Any
 
 import gevent
 import gevent.select
@@ -388,14 +389,20 @@ def test_close_with_unread_data_resets_the_peer(sides: Pair) -> None:
     assert_errno(error, "ECONNRESET")
 
 
-def test_what_arrived_before_a_close_with_unread_data_is_readable(sides: Pair, spawn: Spawn) -> None:
-    one, other = sides
+def _data_at_a_blocked_writer(one: Any, other: Any, spawn: Spawn) -> tuple[bytes, Any]:
+    """Bytes that have arrived at ``other`` while it cannot write on, and the greenlet that tries to."""
     data = pattern(20_000)
     one.sendall(data)
     wait_for_data(other, len(data))
     fill(other)
     writer = spawn(catch, other.sendall, bytes(200_000))
     settle()
+    return data, writer
+
+
+def test_what_arrived_before_a_close_with_unread_data_is_readable(sides: Pair, spawn: Spawn) -> None:
+    one, other = sides
+    data, writer = _data_at_a_blocked_writer(one, other, spawn)
     one.close()
     assert_errno(writer.get(), "ECONNRESET", "EPIPE")
     assert receive_exactly(other, len(data)) == data
@@ -460,12 +467,7 @@ def test_linger_with_no_time_makes_close_a_reset(sides: Pair, spawn: Spawn) -> N
 @needs(Trait.LINGER)
 def test_what_arrived_before_a_reset_is_readable(sides: Pair, spawn: Spawn) -> None:
     one, other = sides
-    data = pattern(20_000)
-    one.sendall(data)
-    wait_for_data(other, len(data))
-    fill(other)
-    writer = spawn(catch, other.sendall, bytes(200_000))
-    settle()
+    data, writer = _data_at_a_blocked_writer(one, other, spawn)
     reset(one)
     # When the writer knows of the reset, it has arrived: only then the reader begins.
     assert_errno(writer.get(), "ECONNRESET", "EPIPE")

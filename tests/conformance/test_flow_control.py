@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -84,17 +85,18 @@ def test_stop_and_go(provider: Provider, sides: Pair, spawn: Spawn) -> None:
         assert receive_exactly(other, len(filled)) == filled
 
 
+def _send_byte_by_byte(sock: Any, data: bytes) -> None:
+    for number in range(len(data)):
+        sock.send(data[number : number + 1])
+    sock.shutdown(socket.SHUT_WR)
+
+
 def test_a_window_used_byte_by_byte(pair: Pair, spawn: Spawn) -> None:
     """More single bytes than any count of messages that a queue could be bound by."""
     one, other = pair
     data = pattern(80_000)
 
-    def write() -> None:
-        for number in range(len(data)):
-            one.send(data[number : number + 1])
-        one.shutdown(socket.SHUT_WR)
-
-    writer = spawn(write)
+    writer = spawn(_send_byte_by_byte, one, data)
     settle()
     assert receive_all(other) == data
     writer.get()
@@ -106,12 +108,7 @@ def test_a_writer_that_is_stopped_by_one_bound_after_another(pair: Pair, spawn: 
     filled = fill(one)
     data = pattern(20_000)
 
-    def write() -> None:
-        for number in range(len(data)):
-            one.send(data[number : number + 1])
-        one.shutdown(socket.SHUT_WR)
-
-    writer = spawn(write)
+    writer = spawn(_send_byte_by_byte, one, data)
     settle()
     assert not writer.ready()
     assert receive_exactly(other, len(filled)) == filled
