@@ -21,7 +21,7 @@ __all__ = ["make_descriptor", "make_token", "take_token"]
 
 _CHUNK: Final = 65536
 
-# Things that were detached, by device and inode of their token.
+# What was detached, by device and inode of its token: never more than the process has descriptors.
 _tokens: dict[tuple[int, int], Any] = {}
 
 
@@ -29,30 +29,34 @@ def make_descriptor(stream: Stream) -> int:
     """A connected descriptor that carries the bytes of a stream; the stream belongs to it from now on."""
     stream.setblocking(True)
     near, far = gevent.socket.socketpair()
-    gevent.spawn(_run, stream, far)
+    gevent.spawn(_carry, stream, far)
     return int(near.detach())
 
 
-def _run(stream: Stream, far: Any) -> None:
-    """Copy both ways until both ends have ended, or one has broken."""
+def _carry(stream: Stream, far: Any) -> None:
+    """Copy both ways for as long as both ends live; that is what this greenlet is for, so it has no deadline."""
     directions = [gevent.spawn(_copy, stream, far), gevent.spawn(_copy, far, stream)]
     try:
-        gevent.joinall(directions, raise_error=True)
-    except OSError:
-        # A broken end breaks the other: data that is left unread, or no lingering, resets it.
-        with contextlib.suppress(OSError):
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if not all(direction.get() for direction in gevent.iwait(directions)):
+            # A broken end breaks the other: without lingering, close() resets.
+            with contextlib.suppress(OSError):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     finally:
-        gevent.killall(directions)
+        gevent.killall(directions, block=False)
         stream.close()
         far.close()
 
 
-def _copy(source: Any, target: Any) -> None:
-    while data := source.recv(_CHUNK):
-        target.sendall(data)
+def _copy(source: Any, target: Any) -> bool:
+    """Copy until the end, and end the target's direction; False when one of the two broke before."""
+    try:
+        while data := source.recv(_CHUNK):
+            target.sendall(data)
+    except OSError:
+        return False
     with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
+    return True
 
 
 def make_token(thing: Any) -> int:

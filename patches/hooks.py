@@ -1,8 +1,8 @@
 """The hooks in gevent's socket class and in its hubs: put in with the first patch, taken out with the last.
 
 gevent's socket is a shell around a non-blocking socket (``_sock``) and two watchers. Where an address is the mesh's, these three are
-exchanged for ours; everything else, and every other socket, stays gevent's. These are gevent's own private names: the tests run gevent's
-own test suite for sockets over it, with the versions that docs/patches.md lists.
+exchanged for ours; everything else, and every other socket, stays gevent's. These are gevent's own private names: docs/patches.md says with
+which version they were tested.
 """
 
 from __future__ import annotations
@@ -116,13 +116,18 @@ class Hooks:
 
         return __init__
 
+    def _find_target(self, sock: Any, address: Any) -> tuple[Patch, str, int] | None:
+        """The patch that has a connect, with the service and the port."""
+        for patch in self.patches:
+            target = patch.target_of(sock._sock, address)
+            if target is not None:
+                return patch, *target
+        return None
+
     def _make_connect(self, original: Any) -> Any:
         def _internal_connect(self: Any, address: Any) -> Any:
-            for patch in hooks.patches:
-                target = patch.target_of(self._sock, address)
-                if target is not None:
-                    return hooks.connect(self, patch, *target)
-            return original(self, address)
+            target = hooks._find_target(self, address)
+            return original(self, address) if target is None else hooks.connect(self, *target)
 
         hooks = self
         return _internal_connect
@@ -189,7 +194,7 @@ class Hooks:
 
     def _make_tls_connect(self, original: Any) -> Any:
         def _real_connect(self: Any, address: Any, connect_ex: bool) -> Any:
-            if any(patch.target_of(self._sock, address) for patch in hooks.patches):
+            if hooks._find_target(self, address) is not None:
                 return hooks.connect_tls(self, address, connect_ex)
             return original(self, address, connect_ex)
 
@@ -212,17 +217,21 @@ class Hooks:
         system = sock._sock
         if isinstance(system, (RawStream, RawListener)):
             return system.connect((service, port))
+        if not system:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if sock.timeout == 0.0:
             self._connect_later(sock, patch, service, port)
             raise BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
         stream = patch.dial(service, port, sock.timeout)
-        if sock._sock is not system:
-            # Closed, or connected by somebody else, while this dial was under way.
+        try:
+            if sock._sock is not system:
+                # Closed, or connected by somebody else, while this dial was under way.
+                code = errno.EISCONN if sock._sock else errno.EBADF
+                raise OSError(code, os.strerror(code))
+            self._exchange(sock, RawStream(stream, _kind(system), patch.own_address(stream), patch.far_address(service, port)))
+        except BaseException:
             stream.close()
-            code = errno.EISCONN if sock._sock else errno.EBADF
-            raise OSError(code, os.strerror(code))
-        raw = RawStream(stream, _kind(system), patch.own_address(stream), patch.far_address(service, port))
-        self._exchange(sock, raw)
+            raise
 
     def _connect_later(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         def on_open(stream: Stream) -> None:

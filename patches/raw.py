@@ -18,7 +18,7 @@ from astranet_gevent.transport.options import get_option, set_option
 
 from .descriptors import make_descriptor, make_token
 from .dialling import PendingDial
-from .watchers import AcceptWatcher, ReadWatcher, WriteWatcher
+from .watchers import Watcher
 
 __all__ = ["CARRIED_OPTIONS", "RawListener", "RawStream", "SocketKind", "by_number", "full_address", "short_port"]
 
@@ -48,32 +48,17 @@ class _Raw:
     def __init__(self, kind: SocketKind, own_address: Address) -> None:
         self.family, self.type, self.proto = kind
         self.own_address = own_address
+        # A number of our own, which is closed with the socket.
         self._number = -1
-
-    def _source(self) -> Any:
-        raise NotImplementedError
-
-    def keep_number(self, number: int) -> None:
-        """Answer ``fileno()`` with a number that the program has seen already; it is ours from now on."""
-        os.dup2(self._source().fileno(), number, inheritable=False)
-        self._number = number
-
-    def number(self) -> int:
-        """A descriptor to poll, made when it is first asked for."""
-        number = self._number if self._number >= 0 else int(self._source().fileno())
-        if number >= 0:
-            by_number[number] = self
-        return number
 
     def fileno(self) -> int:
         """A number that is there already, else -1: gevent asks for it while it closes."""
         return self._number
 
     def _close_number(self) -> None:
-        for number in [number for number, raw in by_number.items() if raw is self]:
-            del by_number[number]
         number, self._number = self._number, -1
         if number >= 0:
+            by_number.pop(number, None)
             os.close(number)
 
     def getsockname(self) -> Any:
@@ -90,13 +75,15 @@ class _Raw:
 class RawStream(_Raw):
     """A stream, or one that is being dialled."""
 
-    __slots__ = ("_shares", "_stream", "peer_address")
+    __slots__ = ("_polled", "_shares", "_stream", "peer_address")
 
     def __init__(self, stream: Stream | PendingDial, kind: SocketKind, own_address: Address, peer_address: Address) -> None:
         super().__init__(kind, own_address)
         stream.setblocking(False)
         # A PendingDial has what is used of it here.
         self._stream = cast("Stream", stream)
+        # The number of the stream's own descriptor, once somebody has asked for it.
+        self._polled = -1
         # How many of these share the stream, made by the first dup().
         self._shares: list[int] | None = None
         self.peer_address = peer_address
@@ -104,23 +91,42 @@ class RawStream(_Raw):
     def __repr__(self) -> str:
         return f"<socket object of the mesh, {self._stream!r}>"
 
-    @property
-    def source(self) -> Any:
-        """The stream, for its watchers."""
-        return self._stream
-
     def open(self, stream: Stream, own_address: Address) -> None:
         """The dial has succeeded."""
         stream.setblocking(False)
         self._stream = stream
         self.own_address = own_address
 
-    def watchers(self) -> tuple[ReadWatcher, WriteWatcher]:
-        """What gevent waits with."""
-        return ReadWatcher(self), WriteWatcher(self)
+    def keep_number(self, number: int) -> None:
+        """Answer ``fileno()`` with a number that the program has seen already; it is ours from now on."""
+        os.dup2(self._stream.fileno(), number, inheritable=False)
+        self._number = number
 
-    def _source(self) -> Any:
-        return self._stream
+    def number(self) -> int:
+        """A descriptor to poll, made when it is first asked for."""
+        number = self._number
+        if number < 0:
+            number = self._polled = self._stream.fileno()
+        if number >= 0:
+            by_number[number] = self
+        return number
+
+    def watchers(self) -> tuple[Watcher, Watcher]:
+        """What gevent waits with to read and to write."""
+        return Watcher(self._wait_readable, self._forget_reader), Watcher(self._wait_writable, self._forget_writer)
+
+    # Not the stream's own methods: a dial that is under way becomes another object.
+    def _wait_readable(self, watcher: Watcher) -> None:
+        self._stream.wake_when_readable(watcher)
+
+    def _wait_writable(self, watcher: Watcher) -> None:
+        self._stream.wake_when_writable(watcher)
+
+    def _forget_reader(self, watcher: Watcher) -> None:
+        self._stream.forget_reader(watcher)
+
+    def _forget_writer(self, watcher: Watcher) -> None:
+        self._stream.forget_writer(watcher)
 
     def getpeername(self) -> Any:
         self._stream.getpeername()
@@ -181,6 +187,7 @@ class RawStream(_Raw):
 
     def dup(self) -> RawStream:
         """Another one for the same stream, which is closed with the last of them."""
+        self._check_open()
         if self._shares is None:
             self._shares = [1]
         self._shares[0] += 1
@@ -189,27 +196,35 @@ class RawStream(_Raw):
         return other
 
     def detach(self) -> int:
-        """A descriptor of the system that carries the stream's bytes from now on."""
+        """A descriptor of the system that carries the stream's bytes from now on; the number that ``fileno()`` said, if it was asked."""
+        try:
+            self._check_open()
+            if self._shares is not None and self._shares[0] > 1:
+                raise OSError(errno.EOPNOTSUPP, "the socket has been duplicated: close the others before it is detached")
+        except OSError:
+            # gevent has let go of this one already.
+            self.close()
+            raise
         stream = self._stream
-        if isinstance(cast("Any", stream), PendingDial):
-            raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it has no descriptor to detach")
-        seen, self._number = self._number, -1
+        # The number of the stream's own descriptor, open: to be reused or closed.
         polled = stream.release_descriptor()
-        if seen < 0:
-            seen, polled = polled, -1
-        if polled >= 0:
-            os.close(polled)
+        known, self._number = (self._number if self._number >= 0 else polled), -1
         number = make_descriptor(stream)
-        if seen < 0:
-            return number
-        # Under the number that the program knows.
-        by_number.pop(seen, None)
-        os.dup2(number, seen, inheritable=False)
-        os.close(number)
-        return seen
+        if known >= 0:
+            by_number.pop(known, None)
+            os.dup2(number, known, inheritable=False)
+            os.close(number)
+        if polled not in (-1, known):
+            os.close(polled)
+        return known if known >= 0 else number
+
+    def _check_open(self) -> None:
+        if isinstance(cast("Any", self._stream), PendingDial):
+            raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it cannot be duplicated or detached")
 
     def close(self) -> None:
         self._close_number()
+        by_number.pop(self._polled, None)
         if self._shares is not None:
             self._shares[0] -= 1
             if self._shares[0] > 0:
@@ -234,9 +249,17 @@ class RawListener(_Raw):
     def __repr__(self) -> str:
         return f"<socket object of the mesh, {self.listener!r}>"
 
-    def watchers(self) -> tuple[AcceptWatcher, AcceptWatcher]:
-        """What gevent waits with; a listener is never writable."""
-        return AcceptWatcher(self), AcceptWatcher(None)
+    def watchers(self) -> tuple[Watcher, Watcher]:
+        """What gevent waits with: a listener is never writable, and before it listens there is nothing to accept."""
+        return Watcher(self._wait_stream, self._forget_acceptor), Watcher(_do_nothing, _do_nothing)
+
+    def _wait_stream(self, watcher: Watcher) -> None:
+        if self.listener is not None:
+            self.listener.on_ready(watcher.switch)
+
+    def _forget_acceptor(self, watcher: Watcher) -> None:
+        if self.listener is not None:
+            self.listener.on_ready(None)
 
     def _source(self) -> Listener:
         if self.listener is None:
@@ -321,6 +344,10 @@ class RawListener(_Raw):
         # With it goes whatever the patch holds for as long as this socket is bound.
         self._bind = _closed
         self._close_number()
+
+
+def _do_nothing(watcher: Watcher) -> None:
+    """Of a watcher for which there is never a reason."""
 
 
 def _closed(backlog: int) -> Listener:

@@ -7,6 +7,7 @@ one at a time, because what lies decrypted or undecrypted in here is seen neithe
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 
 __all__ = ["MemoryTLS"]
@@ -58,49 +59,45 @@ class MemoryTLS:
 
     def do_handshake(self) -> None:
         """Go on with the handshake. Raises SSLWantReadError, SSLWantWriteError, SSLError."""
-        self._call(self._tls.do_handshake)
+        self._call(self._push, self._tls.do_handshake)
 
     def verify_client_post_handshake(self) -> None:
         """Ask the client for a certificate."""
-        self._call(self._tls.verify_client_post_handshake)
+        self._call(self._push, self._tls.verify_client_post_handshake)
 
     def read(self, *args: Any) -> Any:
         """Decrypted bytes, or their number when a buffer is given."""
-        return self._call(self._tls.read, *args)
+        # What another greenlet has written, and waits to send, must not make this one wait to write.
+        return self._call(self._push_if_possible, self._tls.read, *args)
 
     def write(self, data: Any) -> int:
         """Encrypt and send; reported only when all of the ciphertext has been taken by the stream."""
         if not self._taken:
             self._push()
-            self._taken = self._call(self._tls.write, data)
+            self._taken = self._call(self._push, self._tls.write, data)
         self._push()
         taken, self._taken = self._taken, 0
         return taken
 
     def shutdown(self) -> Any:
         """Exchange the closing alerts; the raw socket goes on in the clear."""
-        self._call(self._tls.shutdown)
+        self._call(self._push, self._tls.shutdown)
         return self._raw
 
-    def _call(self, function: Any, *args: Any) -> Any:
+    def _call(self, push: Callable[[], None], function: Any, *args: Any) -> Any:
         """Call OpenSSL until it needs nothing more from the peer, or the peer has sent no more."""
         while True:
             try:
                 result = function(*args)
             except ssl.SSLWantReadError:
-                if function == self._tls.read:
-                    # What another greenlet has written and waits with must not make this one wait to write.
-                    self._push_if_possible()
-                else:
-                    self._push()
+                push()
                 self._feed()
             except ssl.SSLError:
                 # An alert says why; if it cannot be sent any more, the error still counts.
                 self._push_if_possible()
                 raise
             else:
-                if function != self._tls.write:
-                    self._push_if_possible()
+                self._push_if_possible()
                 return result
 
     def _push(self) -> None:
@@ -124,25 +121,25 @@ class MemoryTLS:
             return
 
     def _feed(self) -> None:
-        """Give OpenSSL the next record. Raises SSLWantReadError when it has not come yet."""
+        """Give OpenSSL the next record, or the end. Raises SSLWantReadError when it has not come yet."""
         if self._incoming.eof:
             raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
         partial = self._partial
-        size = _HEADER_SIZE
-        while len(partial) < size or size == _HEADER_SIZE:
-            if len(partial) >= _HEADER_SIZE:
-                size = _HEADER_SIZE + int.from_bytes(partial[3:5], "big")
-                if len(partial) >= size:
-                    break
+        whole = self._fill(_HEADER_SIZE) and self._fill(_HEADER_SIZE + int.from_bytes(partial[3:5], "big"))
+        self._incoming.write(partial)
+        partial.clear()
+        if not whole:
+            self._incoming.write_eof()
+
+    def _fill(self, size: int) -> bool:
+        """Have ``size`` bytes of the record; False when the peer has ended before. Raises SSLWantReadError."""
+        partial = self._partial
+        while len(partial) < size:
             try:
                 data = self._raw.recv(size - len(partial))
             except BlockingIOError:
                 raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)") from None
             if not data:
-                self._incoming.write(partial)
-                partial.clear()
-                self._incoming.write_eof()
-                return
+                return False
             partial += data
-        self._incoming.write(partial)
-        partial.clear()
+        return True

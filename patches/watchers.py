@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-from astranet_gevent import Listener
-
-__all__ = ["AcceptWatcher", "ReadWatcher", "WriteWatcher"]
+__all__ = ["Watcher"]
 
 
-class Holder(Protocol):
-    """A socket with a stream, or with a dial that becomes one."""
+class Watcher:
+    """Calls back once per start, or again for as long as there is a reason to: gevent stops what it no longer wants.
 
-    @property
-    def source(self) -> Any: ...
+    ``arm(watcher)`` has to see to it that ``switch()`` is called, in the hub, when there is a reason; ``disarm(watcher)`` takes that back.
+    """
 
+    __slots__ = ("_arm", "_disarm", "args", "callback", "ref")
 
-class Bound(Protocol):
-    """A socket that may listen."""
-
-    listener: Listener | None
-
-
-class _Watcher:
-    """Calls back once per start, or again for as long as there is a reason to: gevent stops what it no longer wants."""
-
-    __slots__ = ("args", "callback", "ref")
-
-    def __init__(self) -> None:
+    def __init__(self, arm: Callable[[Watcher], None], disarm: Callable[[Watcher], None]) -> None:
         self.callback: Callable[..., Any] | None = None
         self.args: tuple[Any, ...] | None = None
         self.ref = True
+        self._arm = arm
+        self._disarm = disarm
 
     @property
     def active(self) -> bool:
@@ -46,12 +36,12 @@ class _Watcher:
     def start(self, callback: Callable[..., Any], *args: Any, **_: Any) -> None:
         """Have ``callback(*args)`` called in the hub when there is a reason to."""
         self.callback, self.args = callback, args
-        self._arm()
+        self._arm(self)
 
     def stop(self) -> None:
         """Call back no more."""
         self.callback = self.args = None
-        self._disarm()
+        self._disarm(self)
 
     close = stop
 
@@ -62,60 +52,4 @@ class _Watcher:
             return
         callback(*(args or ()))
         if self.callback is callback:
-            self._arm()
-
-    def _arm(self) -> None:
-        raise NotImplementedError
-
-    def _disarm(self) -> None:
-        raise NotImplementedError
-
-
-class ReadWatcher(_Watcher):
-    """Of a connected socket, for reading."""
-
-    __slots__ = ("_holder",)
-
-    def __init__(self, holder: Holder) -> None:
-        super().__init__()
-        self._holder = holder
-
-    def _arm(self) -> None:
-        self._holder.source.wake_when_readable(self)
-
-    def _disarm(self) -> None:
-        self._holder.source.forget_reader(self)
-
-
-class WriteWatcher(_Watcher):
-    """Of a connected socket, for writing."""
-
-    __slots__ = ("_holder",)
-
-    def __init__(self, holder: Holder) -> None:
-        super().__init__()
-        self._holder = holder
-
-    def _arm(self) -> None:
-        self._holder.source.wake_when_writable(self)
-
-    def _disarm(self) -> None:
-        self._holder.source.forget_writer(self)
-
-
-class AcceptWatcher(_Watcher):
-    """Of a socket that is bound to a service: for accepting once it listens, before that for nothing."""
-
-    __slots__ = ("_bound",)
-
-    def __init__(self, bound: Bound | None) -> None:
-        super().__init__()
-        self._bound = bound
-
-    def _arm(self) -> None:
-        if self._bound is not None and self._bound.listener is not None:
-            self._bound.listener.on_ready(self.switch)
-
-    def _disarm(self) -> None:
-        if self._bound is not None and self._bound.listener is not None:
-            self._bound.listener.on_ready(None)
+            self._arm(self)
