@@ -147,6 +147,9 @@ class Config:
         object.__setattr__(self, "env", _parse_env(self.env))
         for name in ("listen", "join", "advertise"):
             object.__setattr__(self, name, _parse_addresses(name, getattr(self, name)))
+        for address in self.join:
+            if address.kind == "tcp" and not address.port:
+                raise ConfigError(f"join: cannot join {address}: port 0 is nobody's")
         if self.rejoin_max < self.rejoin_min:
             raise ConfigError(f"rejoin_max {self.rejoin_max} is below rejoin_min {self.rejoin_min}")
         if self.keepalive_timeout <= self.keepalive_interval:

@@ -21,7 +21,7 @@ from .config import Config
 from .errors import AstraNetError, ConfigError, PeeringTimeout, SelfJoinError, StreamClosedError
 from .transport.link import Link
 
-__all__ = ["Follower", "LinkListener", "Peering", "advertised_addresses"]
+__all__ = ["Follower", "JoinGreenlet", "LinkListener", "Peering", "advertised_addresses", "reachable_address"]
 
 log = logging.getLogger("astranet_gevent")
 
@@ -60,6 +60,10 @@ class JoinOwner(Protocol):
         ...
 
 
+class JoinGreenlet(gevent.Greenlet):  # type: ignore[type-arg] # it is generic in the stubs only
+    """Dials links: what it resolves and connects to is never a service of the mesh, whatever has been patched."""
+
+
 class Peering:
     """Made by ``join()``: dials the address, and again whenever the link is lost, until it is closed.
 
@@ -84,12 +88,17 @@ class Peering:
         # Set while joined, and while the last attempt's error is one that waiting does not mend.
         self._settled = Event()
         self.ended = Event()
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = JoinGreenlet.spawn(self._run)
 
     @property
     def ready(self) -> bool:
         """Whether the link is up (this one, or another to the same node that made this one superfluous)."""
         return self._settled.is_set() and self.error is None and not self._closed.is_set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it joins no more: closed, or with a node that has been."""
+        return self._closed.is_set()
 
     @property
     def link(self) -> Link | None:
@@ -403,6 +412,12 @@ def advertised_addresses(config: Config, listeners: list[LinkListener], link: Li
             address = address._replace(host=parse_address(link.local_address).host)
         texts.append(str(address))
     return texts
+
+
+def reachable_address(address: LinkAddress) -> LinkAddress:
+    """Where a process on the same machine reaches a listener: one that is bound to every interface, over loopback."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host)
+    return address if loopback is None else address._replace(host=loopback)
 
 
 class Follower:

@@ -83,6 +83,11 @@ class AstraNet:
         return self._node is None or self._node.closed.is_set()
 
     @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that started the node: it is of no use here, ``successor()`` makes another."""
+        return self._node is not None and self._node.forked
+
+    @property
     def node_id(self) -> int:
         """This node's id; known once started."""
         return self._started().node_id
@@ -122,6 +127,14 @@ class AstraNet:
         """A new, unstarted node that passes on the services of its peers."""
         return self._variant(role=Role.ROUTER)
 
+    def successor(self) -> AstraNet:
+        """A new, unstarted node for a forked child: joins what this one joins, and this one where it listens, and listens nowhere itself.
+
+        A router's successor is none: it would only offer again what the router offers.
+        """
+        role = Role.BOTH if self._config.role is Role.ROUTER else self._config.role
+        return self._variant(listen=(), join=self._started().heir_addresses(), role=role)
+
     # -- links -----------------------------------------------------------------------------------------------------------------
 
     def listen(self, *address: Any) -> LinkListener:
@@ -134,6 +147,10 @@ class AstraNet:
         if parsed.kind == "tcp" and not parsed.port:
             raise ConfigError(f"cannot join {parsed}: port 0 is nobody's")
         return self._running().join(parsed)
+
+    def peerings(self) -> list[Peering]:
+        """The peerings that ``join()`` and the configuration have made and nobody has closed, in that order."""
+        return [peering for peering in self._started().peerings if not peering.closed]
 
     def attach(self, conn: Any) -> Link:
         """Make a link of a connected socket, a socket-like object, a file-like object or ``(reader, writer)``, and own it from now on.

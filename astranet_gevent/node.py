@@ -15,6 +15,7 @@ from gevent.event import Event
 
 from .address import (
     MAX_WIRE_NAME_BYTES,
+    LinkAddress,
     ServiceAddress,
     decode_name,
     encode_name,
@@ -42,7 +43,7 @@ from .errors import (
     StreamTimeout,
     WrongThreadError,
 )
-from .joining import Follower, LinkListener, Peering, advertised_addresses
+from .joining import Follower, LinkListener, Peering, advertised_addresses, reachable_address
 from .protocol.frame import Command, address_key, encode_frame, reverse_key, split_key
 from .protocol.handshake import decode_handshake, encode_handshake
 from .protocol.registry import LOCAL, Registry, Service, ServiceKey
@@ -83,6 +84,7 @@ class Node:
         self.thread = get_ident()
         self.closed = Event()
         self.forked = False
+        self._joined_at_fork: tuple[LinkAddress, ...] = ()
         self.links: dict[Link, Announcer] = {}
         self.link_listeners: list[LinkListener] = []
         self.peerings: list[Peering] = []
@@ -646,8 +648,17 @@ class Node:
             for peering in self.peerings:
                 peering.close()
 
+    def heir_addresses(self) -> tuple[LinkAddress, ...]:
+        """What a forked child's own node has to join: what this one joins, and this one itself where it listens."""
+        if self.forked:
+            return self._joined_at_fork
+        joined = [peering.address for peering in self.peerings if not peering.closed]
+        own = [reachable_address(listener.link_address) for listener in self.link_listeners if not listener.closed]
+        return tuple(dict.fromkeys([*joined, *own]))
+
     def after_fork(self) -> None:
         """In a forked child: refuse everything, leave the parent's links alone."""
+        self._joined_at_fork = self.heir_addresses()
         self.forked = True
         self.closed.set()
         for listener in self.listeners.values():

@@ -122,6 +122,11 @@ class ServiceMap(Mapping[str, tuple[Service, ...]]):
     def __len__(self) -> int:
         return len({service.name for service in self._node.services()})
 
+    @property
+    def version(self) -> int:
+        """A number that is another one after every change, for those who keep what they have looked up."""
+        return self._node.registry.generation
+
     def wait_for(self, name: str, timeout: float | None = None) -> tuple[Service, ...]:
         """Wait until somebody offers ``name``; its servers. Raises ServiceNotFoundError after ``timeout`` seconds."""
         with self.watch() as changes:

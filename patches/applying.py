@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
 import secrets
 import socket
+import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import gevent.socket
-from gevent import monkey
+from gevent import getcurrent, monkey
 
 from astranet_gevent import AstraNet, Listener, Service, ServiceNotFoundError, Stream, format_node_id
 from astranet_gevent.address import parse_service
 from astranet_gevent.errors import DialRefusedError, LocalProtocolError, NameInUseError
+from astranet_gevent.joining import JoinGreenlet
+from astranet_gevent.threads import get_ident
 
 from .hooks import Hooks
 from .names import AddressBook, Rules, is_address, is_wildcard
@@ -27,6 +32,13 @@ log = logging.getLogger("astranet_gevent")
 
 # Ports up to this one were chosen by somebody; nodes choose larger ones themselves.
 _LAST_CHOSEN: Final = 65535
+
+# Seconds after the patch within which a bare name is waited for: what the peers of a node that has only just joined will announce. Nodes
+# announce within their announce_interval (0.05 s) of a link's handshake.
+_SETTLING: Final = 1.0
+
+# Seconds at the end for what has been written, when the node is the patch's own.
+_LAST_WORDS: Final = 2.0
 
 # "No port was meant", as for HTTP in the original.
 _ANY_PORTS: Final = (80, 443)
@@ -62,7 +74,15 @@ class Patch:
         _check_monkey()
         if mesh.closed:
             raise LocalProtocolError("the node is not running: use `with AstraNet() as mesh`, or call start(), before apply(mesh)")
-        self.mesh = mesh
+        self._mesh = mesh
+        # The node that ends with the patch, or with the process: one of the patch's own making.
+        self._own: AstraNet | None = None
+        self._settled_at = 0.0
+        self._thread = get_ident()
+        # Known names in the form in which they are compared, as of a version of the service map.
+        self._folded: dict[str, str] = {}
+        self._folded_at = -1
+        self._settle()
         self.rules = rules
         self.names = AddressBook(rules.block)
         self.peers = AddressBook(rules.peer_block)
@@ -71,6 +91,49 @@ class Patch:
         _HOOKS.add(self)
         for variable in self._no_proxy:
             variable.add()
+
+    @property
+    def mesh(self) -> AstraNet:
+        """The node in use: the one that was given, or in a forked child one of its own, made when it is first needed."""
+        if self._mesh.forked:
+            self._succeed()
+        return self._mesh
+
+    @classmethod
+    def of_own_node(cls, mesh: AstraNet, rules: Rules) -> Patch:
+        """Start a node and apply; it is closed with the patch, or at the end of the process."""
+        _check_monkey()
+        mesh.start()
+        try:
+            patch = cls(mesh, rules)
+        except BaseException:
+            mesh.close(0)
+            raise
+        patch._keep(mesh)
+        return patch
+
+    def _succeed(self) -> None:
+        self._mesh = self._mesh.successor().start()
+        self._thread = get_ident()
+        self._folded_at = -1
+        self._keep(self._mesh)
+        self._settle()
+
+    def _keep(self, mesh: AstraNet) -> None:
+        self._own = mesh
+        atexit.register(self._close_own)
+
+    def _close_own(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            atexit.unregister(self._close_own)
+            # Of a forked child's parent this closes nothing.
+            own.close(_LAST_WORDS)
+
+    def _settle(self) -> None:
+        mesh = self._mesh
+        if mesh.peerings() and not any(link.state == "ready" for link in mesh.links()):
+            self._settled_at = time.monotonic() + _SETTLING
 
     @property
     def applied(self) -> bool:
@@ -82,6 +145,7 @@ class Patch:
         if not self.applied:
             return
         _HOOKS.remove(self)
+        self._close_own()
         for variable in self._no_proxy:
             variable.remove()
         for host, port in sorted(self._unused_bindings):
@@ -97,24 +161,50 @@ class Patch:
 
     def service_of(self, host: str) -> str | None:
         """The service that a host name means, None when it is not the mesh's."""
-        return self.rules.service_of(host, self._known)
+        meant = self.rules.service_of(host)
+        if meant is None or isinstance(getcurrent(), JoinGreenlet):
+            return None
+        name, certain = meant
+        return (self._find(name) or name) if certain else self._find_settled(name)
 
-    def _known(self, name: str) -> str | None:
-        """A name as a service carries it: programs write host names in any case."""
+    def _find(self, name: str) -> str | None:
+        """A name as a service carries it, None when the mesh knows none such: programs write host names in any case."""
         service_map = self.mesh.service_map
         if name in service_map:
             return name
-        folded = name.casefold()
-        return next((service.name for service in self.mesh.services() if service.name.casefold() == folded), None)
+        if get_ident() != self._thread:
+            # What is known is changed by that thread: nothing is gone through in another one.
+            return None
+        if self._folded_at != service_map.version:
+            self._folded = {known.casefold(): known for known in service_map}
+            self._folded_at = service_map.version
+        return self._folded.get(name.casefold())
+
+    def _find_settled(self, name: str) -> str | None:
+        """As ``_find``, but of a node that has only just joined: waits for what its peers are about to say."""
+        known = self._find(name)
+        if known is None and self._settled_at:
+            left = self._settled_at - time.monotonic()
+            if left <= 0:
+                self._settled_at = 0.0
+            elif getcurrent() is not gevent.get_hub() and get_ident() == self._thread:
+                with contextlib.suppress(ServiceNotFoundError):
+                    self.mesh.service_map.wait_for(name, left)
+                known = self._find(name)
+        return known
 
     def resolve(self, service: str) -> str:
         """The address of a service, waiting ``name_wait`` seconds for it. Raises gaierror when nobody offers it."""
-        if self._known(service) is None:
+        if self._find(service) is None:
             try:
                 self.mesh.service_map.wait_for(service, self.rules.name_wait)
             except ServiceNotFoundError as error:
-                raise socket.gaierror(socket.EAI_NONAME, f"{service!r}: {error.strerror or error}") from error
+                raise socket.gaierror(socket.EAI_NONAME, f"{error.strerror}{self._unjoined()}") from error
         return self.address_of(service)
+
+    def _unjoined(self) -> str:
+        """For an error: what the node has not joined, which may be the reason."""
+        return "".join(f"; {peering.address}: {peering.error or 'no answer yet'}" for peering in self.mesh.peerings() if not peering.ready)
 
     def address_of(self, service: str) -> str:
         """The synthetic address of a service."""
@@ -176,13 +266,10 @@ class Patch:
         if mapped is not None:
             self._unused_bindings -= {key for key in self._unused_bindings if self.rules.bindings[key] == mapped}
             return parse_service(mapped)
-        service = None if is_wildcard(host) or is_address(host) else self.rules.service_of(host, self._bindable)
-        return None if service is None else (service, port)
-
-    def _bindable(self, name: str) -> str | None:
-        # Whatever is bound under a bare name is not in DNS unless the machine has that name.
-        own = socket.gethostname()
-        return None if name.casefold() in (own.casefold(), own.partition(".")[0].casefold()) else name
+        meant = None if is_wildcard(host) or is_address(host) else self.rules.service_of(host)
+        if meant is None or not (meant[1] or _is_bindable(meant[0])):
+            return None
+        return meant[0], port
 
     def binder(self, service: str, port: int) -> Callable[[int], Listener]:
         """What offers a service once a socket listens, with a port when one was given."""
@@ -196,6 +283,12 @@ class Patch:
             if any(mine.node_id == self.mesh.node_id and mine.name == service for mine in self.mesh.services()):
                 raise
             return self.mesh.bind(service, backlog)
+
+
+def _is_bindable(name: str) -> bool:
+    """Whether a bare name that is bound is a service's: a machine can bind its own name only."""
+    own = socket.gethostname().casefold()
+    return name.casefold() not in (own, own.partition(".")[0])
 
 
 def _is_stream(system: Any) -> bool:

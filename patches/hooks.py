@@ -8,6 +8,7 @@ which version they were tested.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import os
 import socket
@@ -21,7 +22,7 @@ import gevent.ssl
 
 from .descriptors import take_token
 from .dialling import PendingDial
-from .raw import CARRIED_OPTIONS, RawListener, RawStream, SocketKind, by_number
+from .raw import CARRIED_OPTIONS, RawListener, RawStream, SocketKind, by_number, listening
 from .resolver import MeshResolver
 from .tls import MemoryTLS
 
@@ -51,6 +52,7 @@ class Hooks:
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         # Numbers that somebody has asked a socket for before it was connected or bound: they have to stay the same.
         self._seen: set[int] = set()
+        self._watches_forks = False
 
     def add(self, patch: Patch) -> None:
         """Put a patch in force."""
@@ -66,12 +68,16 @@ class Hooks:
                 self._uninstall()
 
     def _install(self) -> None:
+        if not self._watches_forks and hasattr(os, "register_at_fork"):
+            self._watches_forks = True
+            os.register_at_fork(after_in_parent=_withdraw_unused)
         try:
             self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
             self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
             self._replace(GeventSocket, "bind", self._make_bind(GeventSocket.bind))
             self._replace(GeventSocket, "fileno", self._make_fileno(GeventSocket.fileno))
             self._replace(GeventSocket, "dup", self._make_dup(GeventSocket.dup))
+            self._replace(GeventSocket, "set_inheritable", self._make_set_inheritable(GeventSocket.set_inheritable))
             for module in (gevent.socket, _socket3, *([socket] if socket.fromfd is gevent.socket.fromfd else [])):
                 self._replace(module, "fromfd", self._make_fromfd(module.fromfd))
             self._replace(SSLSocket, "__init__", self._make_tls_init(SSLSocket.__init__))
@@ -113,8 +119,27 @@ class Hooks:
             original(self, family, type, proto, fileno)
             if seen:
                 seen.discard(self._sock.fileno())
+            if fileno is not None:
+                hooks._take_over(self)
 
+        hooks = self
         return __init__
+
+    def _take_over(self, sock: Any) -> None:
+        """Offer a service in place of a listening socket that was made before us, by a process that knew nothing of the mesh."""
+        for patch in self.patches:
+            system = sock._sock
+            if not patch.rules.bindings or not _is_listening(system):
+                continue
+            bound = patch.binding_of(system, system.getsockname())
+            if bound is not None:
+                # Other processes may share it: this makes the system refuse connections that nobody would accept.
+                with contextlib.suppress(OSError):
+                    system.shutdown(socket.SHUT_RD)
+                self._seen.add(system.fileno())
+                self.bind(sock, patch, *bound)
+                sock._sock.listen(patch.mesh.config.backlog)
+                return
 
     def _find_target(self, sock: Any, address: Any) -> tuple[Patch, str, int] | None:
         """The patch that has a connect, with the service and the port."""
@@ -177,6 +202,14 @@ class Hooks:
             return other
 
         return dup
+
+    def _make_set_inheritable(self, original: Any) -> Any:
+        def set_inheritable(self: Any, inheritable: bool) -> None:
+            # There is nothing to inherit, and asking for a number would say that somebody wants to poll.
+            if not isinstance(self._sock, (RawStream, RawListener)):
+                original(self, inheritable)
+
+        return set_inheritable
 
     def _make_fromfd(self, original: Any) -> Any:
         def fromfd(fd: Any, family: int, type: int, proto: int = 0) -> Any:
@@ -285,6 +318,25 @@ class Hooks:
             system.close()
         sock._read_event, sock._write_event = raw.watchers()
         sock._sock = raw
+
+
+def _withdraw_unused() -> None:
+    """After a fork, in the parent: a server that leaves accepting to its children must not be dialled itself."""
+    for raw in list(listening):
+        raw.withdraw_unless_looked()
+
+
+def _is_listening(system: Any) -> bool:
+    """Whether this is a listening socket, or one that was until ``_take_over`` in another process made it refuse."""
+    if system.family not in (socket.AF_INET, socket.AF_INET6) or system.type & 0xF != socket.SOCK_STREAM:
+        return False
+    if system.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    try:
+        system.getpeername()
+    except OSError:
+        return bool(system.getsockname()[1])
+    return False
 
 
 def _kind(system: Any) -> SocketKind:

@@ -7,17 +7,19 @@ second block. The tables go both ways and are bounded; an address stays with its
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any, Final
 
 from astranet_gevent.address import parse_service
 from astranet_gevent.errors import ConfigError, LimitError
 
-__all__ = ["AddressBook", "Rules", "is_address", "is_wildcard"]
+__all__ = ["AddressBook", "Rules", "is_address", "is_wildcard", "parse_binding", "parse_flag"]
 
 WILDCARDS: Final = frozenset(("", "0.0.0.0", "::", "*"))
 
@@ -63,22 +65,43 @@ class Rules:
             if not parse_service(service).name:
                 raise ConfigError(f"binding {key!r}: {service!r} has no name")
 
-    def service_of(self, host: str, known: Callable[[str], str | None]) -> str | None:
-        """The service that a host name means, None when it is not the mesh's.
+    def service_of(self, host: str) -> tuple[str, bool] | None:
+        """The service name in a host name, and whether it is the mesh's in any case (else, if the mesh knows it).
 
-        ``known(name)`` is the name as a service carries it, or None when the mesh knows none such.
+        None for a host name that cannot be the mesh's.
         """
         host = _decode(host.rstrip("."))
         folded = host.casefold()
         if self.suffix and folded.endswith(self.suffix.casefold()) and len(host) > len(self.suffix):
-            name = host[: -len(self.suffix)]
-        elif folded in {name.casefold() for name in self.names}:
-            name = host
-        elif self.bare and host and "." not in host and folded != "localhost" and not is_address(host):
-            return known(host)
-        else:
-            return None
-        return known(name) or name
+            return host[: -len(self.suffix)], True
+        if folded in self._folded_names:
+            return host, True
+        if self.bare and host and "." not in host and folded != "localhost" and not is_address(host):
+            return host, False
+        return None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Rules:
+        """Rules from ASTRANET_SUFFIX, ASTRANET_NAMES, ASTRANET_BARE and so on: ASTRANET_ and the name of the field.
+
+        Names and bindings (``0.0.0.0:8000=users-api``) are separated by commas. ``overrides`` win. Raises ConfigError naming the variable.
+        """
+        source = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for field_name, parse in _PARSERS.items():
+            variable = f"ASTRANET_{field_name.upper()}"
+            # A suffix that is set to nothing means that there is none.
+            if source.get(variable) or (field_name == "suffix" and variable in source):
+                try:
+                    values[field_name] = parse(source[variable])
+                except ConfigError as error:
+                    raise ConfigError(f"environment variable {variable}: {error}") from error
+        values.update(overrides)
+        return cls(**values)
+
+    @cached_property
+    def _folded_names(self) -> frozenset[str]:
+        return frozenset(name.casefold() for name in self.names)
 
     def binding_of(self, host: str, port: int) -> str | None:
         """The service that the rules bind in place of an address."""
@@ -86,6 +109,52 @@ class Rules:
             if bound_port == port and (bound_host == host or (is_wildcard(bound_host) and is_wildcard(host))):
                 return service
         return None
+
+
+def parse_flag(text: str) -> bool:
+    """``1``, ``true``, ``yes``, ``on``, or their contraries and nothing at all, in any case. Raises ConfigError for anything else."""
+    folded = text.strip().casefold()
+    if folded in ("1", "true", "yes", "on"):
+        return True
+    if folded in ("", "0", "false", "no", "off"):
+        return False
+    raise ConfigError(f"{text!r} is neither yes (1, true, yes, on) nor no (0, false, no, off)")
+
+
+def parse_binding(text: str) -> tuple[tuple[str, int], str]:
+    """``HOST:PORT=SERVICE``: what a program binds, and the service to offer instead. Raises ConfigError."""
+    address, _, service = text.partition("=")
+    host, colon, port = address.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536 or not service.strip():
+        raise ConfigError(f"{text!r} is not HOST:PORT=SERVICE, as in 0.0.0.0:8000=users-api")
+    return (host.removeprefix("[").removesuffix("]"), int(port)), service.strip()
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_bindings(text: str) -> dict[tuple[str, int], str]:
+    return dict(parse_binding(part) for part in _parse_names(text))
+
+
+def _parse_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a number of seconds") from error
+
+
+# How the text of an environment variable becomes a field of Rules.
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "suffix": str.strip,
+    "names": _parse_names,
+    "bare": parse_flag,
+    "name_wait": _parse_seconds,
+    "block": str.strip,
+    "peer_block": str.strip,
+    "bindings": _parse_bindings,
+}
 
 
 def _parse_block(name: str, text: str) -> IPv4Network:

@@ -20,7 +20,7 @@ from .descriptors import make_descriptor, make_token
 from .dialling import PendingDial
 from .watchers import Watcher
 
-__all__ = ["CARRIED_OPTIONS", "RawListener", "RawStream", "SocketKind", "by_number", "full_address", "short_port"]
+__all__ = ["CARRIED_OPTIONS", "RawListener", "RawStream", "SocketKind", "by_number", "full_address", "listening", "short_port"]
 
 # Of a socket: family, type and protocol as the program gave them.
 SocketKind = tuple[int, int, int]
@@ -38,6 +38,9 @@ CARRIED_OPTIONS = (
 
 #: Sockets whose number somebody has asked for, for those who make a socket object of it.
 by_number: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+#: Listeners that are offered, for a fork to find.
+listening: weakref.WeakSet[RawListener] = weakref.WeakSet()
 
 
 class _Raw:
@@ -233,15 +236,22 @@ class RawStream(_Raw):
 
 
 class RawListener(_Raw):
-    """A socket that is bound to a service; offered once ``listen`` has been called."""
+    """A socket that is bound to a service; offered once ``listen`` has been called.
 
-    __slots__ = ("_bind", "_options", "_peer_address", "listener")
+    After a fork, who forked and never looked whether somebody dials offers it no more, until it does look: it is a server that leaves that
+    to its children. A child that looks offers it on a node of its own.
+    """
+
+    __slots__ = ("_backlog", "_bind", "_looked", "_options", "_peer_address", "listener")
 
     def __init__(
         self, kind: SocketKind, address: Address, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]
     ) -> None:
         super().__init__(kind, address)
         self.listener: Listener | None = None
+        # 0 until listen() is called.
+        self._backlog = 0
+        self._looked = False
         self._bind = bind
         self._peer_address = peer_address
         self._options: dict[tuple[int, int], Any] = {}
@@ -254,17 +264,38 @@ class RawListener(_Raw):
         return Watcher(self._wait_stream, self._forget_acceptor), Watcher(_do_nothing, _do_nothing)
 
     def _wait_stream(self, watcher: Watcher) -> None:
-        if self.listener is not None:
-            self.listener.on_ready(watcher.switch)
+        if self._backlog:
+            self._look().on_ready(watcher.switch)
 
     def _forget_acceptor(self, watcher: Watcher) -> None:
         if self.listener is not None:
             self.listener.on_ready(None)
 
-    def _source(self) -> Listener:
-        if self.listener is None:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        return self.listener
+    def _look(self) -> Listener:
+        """The listener, for who wants to know whether somebody dials. Raises OSError(EINVAL) before ``listen()``."""
+        self._looked = True
+        listener = self.listener
+        if listener is None or listener.forked:
+            if not self._backlog:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            listener = self._offer()
+        return listener
+
+    def _offer(self) -> Listener:
+        self.listener = listener = self._bind(self._backlog)
+        listener.setblocking(False)
+        listening.add(self)
+        if self._number >= 0:
+            self.keep_number(self._number)
+        return listener
+
+    def withdraw_unless_looked(self) -> None:
+        """Called after a fork, in the process that forked."""
+        listener = self.listener
+        if listener is not None and not self._looked:
+            self.listener = None
+            listening.discard(self)
+            listener.close()
 
     def getpeername(self) -> Any:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
@@ -281,28 +312,33 @@ class RawListener(_Raw):
         One of our own: when the node closes, its listeners and their descriptors go, and a server that still polls must not find another
         file under the number.
         """
-        if self._number < 0:
-            self._number = os.dup(self._source().fileno())
-            by_number[self._number] = self
+        if self._backlog or self._number < 0:
+            listener = self._look()
+            if self._number < 0:
+                self._number = os.dup(listener.fileno())
+                by_number[self._number] = self
         return self._number
 
     def fileno(self) -> int:
         """The descriptor to poll: gevent's servers ask this object itself."""
-        return self.number() if self.listener is not None else self._number
+        return self.number() if self._backlog else self._number
 
     def listen(self, backlog: int = 128) -> None:
         """Offer the service."""
-        if self.listener is None:
-            self.listener = self._bind(max(1, backlog))
-            self.listener.setblocking(False)
-            if self._number >= 0:
-                self.keep_number(self._number)
-            host, port = self.own_address
-            self.own_address = host, port or short_port(self.listener.port)
+        if self._backlog:
+            return
+        self._backlog = max(1, backlog)
+        try:
+            listener = self._offer()
+        except BaseException:
+            self._backlog = 0
+            raise
+        host, port = self.own_address
+        self.own_address = host, port or short_port(listener.port)
 
     def _accept(self) -> tuple[RawStream, Any]:
         """The next stream, in the form in which gevent makes a socket of it."""
-        stream, (node_id, port) = self._source().accept()
+        stream, (node_id, port) = self._look().accept()
         peer_address = self._peer_address(node_id, port)
         raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
         return raw, full_address(self.family, peer_address)
@@ -328,7 +364,7 @@ class RawListener(_Raw):
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         if (level, option) == (socket.SOL_SOCKET, getattr(socket, "SO_ACCEPTCONN", None)):
-            return int(self.listener is not None)
+            return int(self._backlog > 0)
         return get_option(self._options, level, option, buflen, lambda: 0)
 
     def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
@@ -339,6 +375,8 @@ class RawListener(_Raw):
         return make_token(self)
 
     def close(self) -> None:
+        self._backlog = 0
+        listening.discard(self)
         if self.listener is not None:
             self.listener.close()
         # With it goes whatever the patch holds for as long as this socket is bound.

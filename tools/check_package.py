@@ -69,11 +69,13 @@ def check(scratch: Path) -> None:
     wanted = {name for name in tracked if name.startswith(f"{PACKAGE}/")}
     # The folder patches/ of the repository is a package inside the other one.
     wanted |= {f"{PACKAGE}/{name}" for name in tracked if name.startswith("patches/")}
+    # What gevent loads stands beside it.
+    wanted.add(f"{PACKAGE}_plugin.py")
     compare("wheel", in_wheel, wanted)
     if f"{PACKAGE}/py.typed" not in in_wheel:
         raise CheckFailed("py.typed is missing: type checkers would ignore the hints")
     modules = import_all(scratch / "wheel")
-    print(f"{wheel.name}: the {len(wanted)} files of {PACKAGE}/, no other; {modules} modules import")
+    print(f"{wheel.name}: the {len(wanted)} files of {PACKAGE}, no other; {modules} modules import")
     if f"-{version}-" not in wheel.name:
         raise CheckFailed(f"{wheel.name} says in its metadata that it is {version}")
 
