@@ -266,10 +266,13 @@ class Patch:
         if mapped is not None:
             self._unused_bindings -= {key for key in self._unused_bindings if self.rules.bindings[key] == mapped}
             return parse_service(mapped)
+        service = self.names.thing_of(host) or self.bindable(host)
+        return None if service is None else (service, port)
+
+    def bindable(self, host: str) -> str | None:
+        """The service that a host name to bind means, None when it is not the mesh's."""
         meant = None if is_wildcard(host) or is_address(host) else self.rules.service_of(host)
-        if meant is None or not (meant[1] or _is_bindable(meant[0])):
-            return None
-        return meant[0], port
+        return meant[0] if meant is not None and (meant[1] or _is_bindable(meant[0])) else None
 
     def binder(self, service: str, port: int) -> Callable[[int], Listener]:
         """What offers a service once a socket listens, with a port when one was given."""

@@ -6,14 +6,17 @@ gevent's own class does the waiting, the time-outs and everything else that prog
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import warnings
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from astranet_gevent import Listener, Stream
+from astranet_gevent import AstraNetError, Listener, Stream, WrongThreadError
 from astranet_gevent.transport.options import get_option, set_option
 
 from .descriptors import make_descriptor, make_token
@@ -46,13 +49,14 @@ listening: weakref.WeakSet[RawListener] = weakref.WeakSet()
 class _Raw:
     """What both have in common: kind, addresses, and the number under which a program may poll them."""
 
-    __slots__ = ("__weakref__", "_number", "family", "own_address", "proto", "type")
+    __slots__ = ("__weakref__", "_number", "_open", "family", "own_address", "proto", "type")
 
     def __init__(self, kind: SocketKind, own_address: Address) -> None:
         self.family, self.type, self.proto = kind
         self.own_address = own_address
         # A number of our own, which is closed with the socket.
         self._number = -1
+        self._open = True
 
     def fileno(self) -> int:
         """A number that is there already, else -1: gevent asks for it while it closes."""
@@ -73,6 +77,24 @@ class _Raw:
         return 0.0
 
     timeout = property(gettimeout)
+
+    def close(self) -> None:
+        """End it; nothing the second time."""
+        if self._open:
+            self._open = False
+            self._close_number()
+            self._end()
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Close what is behind it."""
+
+    def __del__(self) -> None:
+        # As the system's socket: programs leave closing to the end of the last reference.
+        if self._open:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            with contextlib.suppress(OSError, AstraNetError):
+                self.close()
 
 
 class RawStream(_Raw):
@@ -208,6 +230,7 @@ class RawStream(_Raw):
             # gevent has let go of this one already.
             self.close()
             raise
+        self._open = False
         stream = self._stream
         # The number of the stream's own descriptor, open: to be reused or closed.
         polled = stream.release_descriptor()
@@ -225,14 +248,17 @@ class RawStream(_Raw):
         if isinstance(cast("Any", self._stream), PendingDial):
             raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it cannot be duplicated or detached")
 
-    def close(self) -> None:
-        self._close_number()
+    def _end(self) -> None:
         by_number.pop(self._polled, None)
         if self._shares is not None:
             self._shares[0] -= 1
             if self._shares[0] > 0:
                 return
-        self._stream.close()
+        try:
+            self._stream.close()
+        except WrongThreadError:
+            # The last reference was let go of in another thread.
+            self._stream.close_soon()
 
 
 class RawListener(_Raw):
@@ -374,14 +400,13 @@ class RawListener(_Raw):
         """A number of which a socket object can be made again."""
         return make_token(self)
 
-    def close(self) -> None:
+    def _end(self) -> None:
         self._backlog = 0
         listening.discard(self)
         if self.listener is not None:
             self.listener.close()
         # With it goes whatever the patch holds for as long as this socket is bound.
         self._bind = _closed
-        self._close_number()
 
 
 def _do_nothing(watcher: Watcher) -> None:

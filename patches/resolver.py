@@ -23,7 +23,7 @@ class MeshResolver:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def _address_of(self, host: Any) -> str | None:
+    def _address_of(self, host: Any, *, to_bind: bool = False) -> str | None:
         """The synthetic address of a host name; None when it is not the mesh's. Raises gaierror for a name that nobody offers."""
         if isinstance(host, (bytes, bytearray)):
             host = bytes(host).decode("utf-8", "replace")
@@ -32,9 +32,15 @@ class MeshResolver:
         for patch in self._patches:
             if patch.names.thing_of(host) is not None:
                 return host
-            service = patch.service_of(host)
-            if service is not None:
-                return patch.resolve(service)
+            if to_bind:
+                # Who is about to offer a name does not wait until somebody offers it.
+                service = patch.bindable(host)
+                if service is not None:
+                    return patch.address_of(service)
+            else:
+                service = patch.service_of(host)
+                if service is not None:
+                    return patch.resolve(service)
         return None
 
     def _name_of(self, address: Any) -> str | None:
@@ -47,7 +53,8 @@ class MeshResolver:
         return None
 
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
-        address = None if flags & socket.AI_NUMERICHOST and not self._name_of(host) else self._address_of(host)
+        to_bind = bool(flags & socket.AI_PASSIVE)
+        address = None if flags & socket.AI_NUMERICHOST and not self._name_of(host) else self._address_of(host, to_bind=to_bind)
         if address is None:
             return self._inner.getaddrinfo(host, port, family, type, proto, flags)
         if family not in (socket.AF_UNSPEC, socket.AF_INET):

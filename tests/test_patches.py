@@ -199,6 +199,37 @@ with patches.apply(client):
     assert real.recv(1) == b""
     real.close()
 """,
+    "sockets that nobody closes": """
+import gc, warnings
+ended, accepted = [], []
+def drop(sock, address):
+    accepted.append(sock.recv(1))
+def note(sock, address):
+    ended.append(sock.recv(1))
+serve(StreamServer(("drop", 7), drop))
+serve(StreamServer(("note", 7), note))
+with patches.apply(client), warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    # The last reference goes here, or in another thread, and with it the socket.
+    sock = socket.create_connection(("note.mesh", 7), 10)
+    del sock
+    things = [socket.create_connection(("note.mesh", 7), 10)]
+    gevent.get_hub().threadpool.apply(things.clear)
+    with gevent.Timeout(10):
+        while len(ended) < 2:
+            gevent.sleep(0.001)
+    assert ended == [b"", b""]
+    assert sum("unclosed" in str(warning.message) for warning in caught) >= 2, caught
+    # gevent's server closes what its handler has dropped.
+    sock = socket.create_connection(("drop.mesh", 7), 10)
+    sock.send(b"x")
+    assert sock.recv(1) == b""
+    sock.close()
+    listener = socket.create_server(("forgotten", 7))
+    assert "forgotten" in client.service_map
+    del listener
+    assert "forgotten" not in client.service_map
+""",
     "servers": """
 import socketserver, threading, xmlrpc.client, xmlrpc.server
 from wsgiref.simple_server import WSGIRequestHandler, make_server

@@ -680,6 +680,10 @@ class Stream(StreamCore):
         if not self._path.link.forked:
             self._check_thread()
 
+    def close_soon(self) -> None:
+        """As ``close()``, from any thread: for finalizers, which run wherever the last reference is let go of."""
+        self._path.link.hub.loop.run_callback_threadsafe(self.close)
+
     def detach(self) -> int:
         """Not available: a stream has no descriptor of its own that would carry its bytes."""
         raise OSError(errno.EOPNOTSUPP, "a stream has no descriptor to detach: read and write the stream itself")
