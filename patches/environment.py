@@ -30,9 +30,10 @@ def apply_from_environ(
     if _applied and _applied[0].applied:
         return _applied[0]
     wanted = Config.from_environ(environ, **{"loopback": True, **(config or {})})
+    names = Rules.from_environ(environ, **(rules or {}))
     if not wanted.join and not wanted.listen:
         warnings.warn("the node joins nobody and nobody can join it: set ASTRANET_JOIN (or ASTRANET_LISTEN) to HOST:PORT", stacklevel=2)
-    patch = Patch.of_own_node(AstraNet(wanted), Rules.from_environ(environ, **(rules or {})))
+    patch = Patch.of_own_node(AstraNet(wanted), names)
     _applied[:] = [patch]
     return patch
 

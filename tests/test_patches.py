@@ -91,6 +91,14 @@ with patches.apply(client, name_wait=0.3) as patch:
     serve(StreamServer(("late", 7), echo))
     late.get(timeout=10).close()
 """,
+    "links are not the mesh's": """
+# However its host is called, what a node joins is joined over TCP; everything else that uses the name is the mesh's.
+with patches.apply(client, names=["localhost"], name_wait=0.2):
+    third = AstraNet().start()
+    third.join(("localhost", server.listen(("127.0.0.1", 0)).address[1])).wait_ready(10)
+    raises(socket.gaierror, socket.EAI_NONAME, socket.create_connection, ("localhost", 80))
+    third.close(1)
+""",
     "ports": """
 for port in (7, 8):
     serve(StreamServer(("ported", port), lambda sock, address, port=port: sock.sendall(str(port).encode())))

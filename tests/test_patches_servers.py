@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import subprocess
-from integration.tools import script_environment
+from integration.tools import free_port, script_environment
 
 from astranet_gevent import AstraNet, Role
 
@@ -335,6 +335,7 @@ def test_gunicorn(way: str, router: AstraNet, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APPLICATION)
     arguments = join_arguments(router)
     environment = {"ASTRANET_PATCH": "1", "ASTRANET_JOIN": arguments[1]}
+    port = 0
     command = [*GUNICORN, "--bind", "site:80"]
     if way == "runner":
         command = [*RUNNER, *arguments, *command[1:]]
@@ -343,8 +344,7 @@ def test_gunicorn(way: str, router: AstraNet, tmp_path: Path) -> None:
         (tmp_path / "gunicorn.conf.py").write_text("from gevent import monkey\nmonkey.patch_all()\n")
     else:
         # gevent patches the workers, after the master has bound its address.
-        with contextlib.closing(gevent.socket.create_server(("127.0.0.1", 0))) as holder:
-            port = holder.getsockname()[1]
+        port = free_port()
         command[-1] = f"127.0.0.1:{port}"
         environment["ASTRANET_BINDINGS"] = f"127.0.0.1:{port}=site"
     log = tmp_path / "log"
@@ -353,6 +353,10 @@ def test_gunicorn(way: str, router: AstraNet, tmp_path: Path) -> None:
         pids = set(map(int, run_client(arguments, COUNTING_CLIENT, tmp_path).split()))
         assert len(pids) == 3
         assert master.pid not in pids
+        if way == "environment":
+            # What the master still holds of TCP must not take connections that nobody accepts.
+            with pytest.raises(ConnectionRefusedError):
+                gevent.socket.create_connection(("127.0.0.1", port), 5)
         victim = min(pids)
         os.kill(victim, signal.SIGKILL)
         with gevent.Timeout(STARTING, AssertionError("not replaced")):

@@ -1,0 +1,226 @@
+"""Patched programs that fork or have threads: children have nodes of their own, and nothing of the parent's is used by two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from integration.tools import check_script
+
+from astranet_gevent import AstraNet, Role
+
+# A patched program whose node has joined a router, with a service of another node to talk to; children report through their status.
+PRELUDE = """
+from gevent import monkey
+monkey.patch_all()
+import os, socket, sys, threading, traceback, warnings
+# From Python 3.12 on a fork beside other threads (the resolver has some) is warned of.
+warnings.simplefilter("ignore", DeprecationWarning)
+import gevent
+from gevent.server import StreamServer
+from astranet_gevent import AstraNet, ForkedError, WrongThreadError, patches
+
+host, port = sys.argv[1].rsplit(":", 1)
+mesh = AstraNet(join=[(host, int(port))], loopback=True).start()
+patch = patches.apply(mesh)
+
+def ask(name, port=80):
+    with socket.create_connection((name, port), 10) as sock:
+        return sock.recv(100)
+
+def in_child(function):
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+def ended(pid):
+    with gevent.Timeout(20, AssertionError("the child does not end")):
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def raises(kind, function, *args):
+    try:
+        function(*args)
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__} from {function}")
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Of a router behind which a service named "greeting" says hello to who connects."""
+    with AstraNet(role=Role.ROUTER, loopback=True) as mesh:
+        listener = mesh.bind("greeting:80")
+        gevent.spawn(lambda: [stream.sendall(b"hello") or stream.close() for stream, _ in listener])
+        host, port = mesh.listen(("127.0.0.1", 0)).address
+        yield f"{host}:{port}"
+
+
+def check(source: str, address: str) -> None:
+    assert check_script(PRELUDE + source + '\nprint("done")', address, timeout=40) == "done\n"
+
+
+def test_a_child_dials_with_a_node_of_its_own(address: str) -> None:
+    check(
+        """
+assert ask("greeting") == b"hello"
+open_socket = socket.create_connection(("greeting", 80), 10)
+poll_number = open_socket.fileno()
+
+def child():
+    # What was connected before the fork is the parent's.
+    assert "fork" in raises(ForkedError, open_socket.recv, 1)
+    assert "fork" in raises(ForkedError, open_socket.send, b"x")
+    open_socket.close()
+    assert ask("greeting") == b"hello" and ask("greeting.mesh") == b"hello"
+    assert patch.mesh is not mesh and patch.mesh.node_id != mesh.node_id and not patch.mesh.forked
+    own = patch.mesh
+    # A child of the child has its own again.
+    def grandchild():
+        assert ask("greeting") == b"hello" and patch.mesh is not own
+    assert ended(in_child(grandchild)) == 0
+    assert ask("greeting") == b"hello" and patch.mesh is own
+    patch.undo()
+    assert own.closed and not patch.applied
+
+children = [in_child(child) for _ in range(2)]
+assert [ended(pid) for pid in children] == [0, 0]
+# The parent has noticed nothing.
+assert open_socket.recv(100) == b"hello" and ask("greeting") == b"hello" and patch.mesh is mesh and patch.applied
+open_socket.close()
+""",
+        address,
+    )
+
+
+def test_children_that_use_nothing_have_no_node(address: str) -> None:
+    check(
+        """
+assert ask("greeting") == b"hello"
+before = len(os.listdir("/proc/self/fd"))
+def child():
+    assert socket.gethostbyname("127.0.0.1") == "127.0.0.1"
+    assert patch._mesh is mesh and len(os.listdir("/proc/self/fd")) <= before + 5
+assert ended(in_child(child)) == 0
+""",
+        address,
+    )
+
+
+def test_children_serve_what_was_bound_before_the_fork(address: str) -> None:
+    """Who forked has never accepted: it leaves that to its children, until it does."""
+    check(
+        """
+listener = socket.create_server(("site", 80))
+listener.set_inheritable(True)
+
+def child():
+    server = StreamServer(listener, lambda sock, address: sock.sendall(str(os.getpid()).encode()))
+    server.start()
+    gevent.sleep(60)
+
+def await_servers(count):
+    with gevent.Timeout(20, AssertionError(f"not {count} servers")), mesh.service_map.watch() as changes:
+        while len(mesh.service_map.get("site", ())) != count:
+            changes.get()
+
+assert len(mesh.service_map["site"]) == 1
+children = [in_child(child), in_child(child)]
+await_servers(2)
+assert all(service.node_id != mesh.node_id for service in mesh.service_map["site"])
+assert {int(ask("site")) for _ in range(40)} == set(children)
+os.kill(children[0], 9)
+ended(children[0])
+await_servers(1)
+assert int(ask("site")) == children[1]
+# Now the parent accepts too.
+own = StreamServer(listener, lambda sock, address: sock.sendall(b"parent"))
+own.start()
+await_servers(2)
+assert {ask("site") for _ in range(40)} == {b"parent", str(children[1]).encode()}
+# A parent that has accepted goes on doing so, whatever it forks.
+assert ended(in_child(lambda: None)) == 0
+await_servers(2)
+os.kill(children[1], 9)
+ended(children[1])
+await_servers(1)
+assert ask("site") == b"parent"
+own.stop()
+""",
+        address,
+    )
+
+
+def test_a_detached_listener_is_rebuilt_in_the_child(address: str) -> None:
+    """As gunicorn's worker does: from the number that detach() gave."""
+    check(
+        """
+listener = socket.create_server(("site", 80))
+def child():
+    rebuilt = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=listener.detach())
+    assert rebuilt.getsockname() == name and rebuilt.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    rebuilt.settimeout(10)
+    sock, _ = rebuilt.accept()
+    sock.sendall(b"child")
+    sock.close()
+    rebuilt.close()
+    patch.undo()
+name = listener.getsockname()
+pid = in_child(child)
+assert ask("site") == b"child"
+assert ended(pid) == 0
+listener.close()
+""",
+        address,
+    )
+
+
+def test_other_threads_are_refused(address: str) -> None:
+    """A native thread with a hub of its own is told, whatever it tries; it never waits for something that cannot come."""
+    check(
+        """
+assert ask("greeting") == b"hello"
+sock = socket.create_connection(("greeting", 80), 10)
+gevent.sleep(0.01)
+number = sock.fileno()
+
+def in_thread(function, *args):
+    with gevent.Timeout(10, AssertionError(f"{function} hangs")):
+        return gevent.get_hub().threadpool.apply(function, args)
+
+def tries():
+    assert "another thread" in raises(WrongThreadError, ask, "greeting")
+    assert "another thread" in raises(WrongThreadError, ask, "nobody.mesh")
+    assert "another thread" in raises(WrongThreadError, sock.recv, 1)
+    assert "another thread" in raises(WrongThreadError, sock.send, b"x")
+    assert "another thread" in raises(WrongThreadError, sock.sendall, b"x" * 1000000)
+    assert "another thread" in raises(WrongThreadError, socket.create_server, ("site", 80))
+    assert "another thread" in raises(WrongThreadError, listener.accept)
+    # What is not the mesh's works there as ever.
+    plain = socket.create_server(("127.0.0.1", 0))
+    with socket.create_connection(plain.getsockname(), 10) as near:
+        far, _ = plain.accept()
+        near.sendall(b"x")
+        assert far.recv(1) == b"x"
+        far.close()
+    plain.close()
+    assert isinstance(raises(socket.gaierror, socket.getaddrinfo, "nobody.invalid", 80), str)
+    return True
+
+listener = socket.create_server(("here", 80))
+assert in_thread(tries)
+assert sock.recv(100) == b"hello"
+sock.close()
+listener.close()
+""",
+        address,
+    )
