@@ -337,6 +337,21 @@ with patches.apply(client):
     wrong.settimeout(10)
     raises(ssl.SSLCertVerificationError, None, wrong.connect, ("secure.mesh", 443))
 """,
+    "another library holds socket.socket": """
+import warnings
+held = socket.socket
+class Proxied(held):
+    pass
+socket.socket = Proxied
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    with patches.apply(client):
+        pass
+(warning,) = caught
+assert "socket.socket is __main__.Proxied, not gevent's" in str(warning.message), warning
+assert warning.filename == "<string>", warning.filename
+socket.socket = held
+""",
     "undo": """
 import gevent.hub
 from gevent import ssl as gevent_ssl
