@@ -1,0 +1,461 @@
+"""What the measurements share: a client and a server process pinned to a core each, rounds in which two kinds take turns, one table.
+
+A script gives ``obey`` what its children can do, asks a ``Pair`` of them for numbers, enters these in the rows of a ``Report``, and lets
+``run`` do the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import faulthandler
+import gc
+import json
+import os
+import platform
+import queue
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import gevent
+import gevent.event
+import gevent.fileobject
+import gevent.queue
+import psutil
+
+CHURNERS = 100  # greenlets that open connections at the same time
+# Idle TCP connections: there are about 28,000 ephemeral ports, some in TIME_WAIT.
+MAX_IDLE_CONNECTIONS = 15_000
+SPARE_DESCRIPTORS = 200
+STEP_LIMIT = 30.0  # seconds for a step that ought to be short: start, join, finish
+OPENING_LIMIT = 300.0  # seconds for opening the idle streams (100,000 take about 10 s)
+NOISY_SPREAD = 0.3  # (max - min) / median of a row's ratios
+NOISY_OTHERS = 0.15  # cores used by other programs
+
+Cores = tuple[int | None, int | None]
+
+
+# --- in the children --------------------------------------------------------------------------
+
+
+class Conn(Protocol):
+    """What is used of a socket or a stream."""
+
+    def sendall(self, data: bytes, /) -> Any: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Held:
+    """Streams kept open with nobody reading: a parked greenlet costs several times a stream."""
+
+    def __init__(self) -> None:
+        self.streams: list[Conn] = []
+        self._wanted = 0
+        self._enough = gevent.event.Event()
+
+    def add(self, stream: Conn) -> None:
+        self.streams.append(stream)
+        if len(self.streams) >= self._wanted:
+            self._enough.set()
+
+    def accept_from(self, listener: Any) -> None:
+        while True:
+            stream, _ = listener.accept()
+            self.add(stream)
+
+    def wait_for(self, count: int, timeout: float) -> None:
+        self._wanted = count
+        if len(self.streams) >= count:
+            return
+        self._enough.clear()
+        if not self._enough.wait(timeout):
+            raise TimeoutError(f"{len(self.streams)} of {count} streams arrived in {timeout} s")
+
+    def open_until(self, count: int, dial: Callable[[], Conn]) -> None:
+        """Have `count` open, several at a time."""
+        tickets = iter(range(count - len(self.streams)))
+
+        def open_some() -> None:
+            for _ in tickets:  # shared: each greenlet takes the next
+                self.add(dial())
+
+        openers = [gevent.spawn(open_some) for _ in range(CHURNERS)]
+        gevent.joinall(openers, timeout=OPENING_LIMIT, raise_error=True)
+        self.wait_for(count, 0.0)
+
+
+def memory() -> int:
+    """Bytes of this process: PSS where the platform tells it, else RSS."""
+    gc.collect()
+    info = psutil.Process().memory_full_info()
+    return int(getattr(info, "pss", info.rss))
+
+
+def pin(core: int | None) -> None:
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def descriptor_limit(raise_it: bool = False) -> int:
+    """How many descriptors a process may have (as raised to the hard limit)."""
+    try:
+        import resource
+    except ImportError:  # Windows: sockets are not counted
+        return MAX_IDLE_CONNECTIONS + SPARE_DESCRIPTORS
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        hard = MAX_IDLE_CONNECTIONS + SPARE_DESCRIPTORS
+    if raise_it:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def orders() -> Iterator[dict[str, Any]]:
+    """What the parent asks for. The process ends with the parent, whatever it is doing."""
+    inbox: gevent.queue.Queue[bytes] = gevent.queue.Queue()
+
+    def read() -> None:
+        for line in gevent.fileobject.FileObject(0, "rb", closefd=False):
+            inbox.put(line)
+        os._exit(0)
+
+    gevent.spawn(read)
+    while True:
+        yield json.loads(inbox.get())
+
+
+def obey(commands: Mapping[str, Callable[..., Any]], core: int | None) -> None:
+    """A child: obey orders from stdin, answer on stdout: {"value": ...} or {"error": ...}."""
+    pin(core)
+    descriptor_limit(raise_it=True)
+    for order in orders():
+        limit = order.pop("limit")
+        # The last resort, a thread of its own, if this process never yields to hear its parent end.
+        # It stays armed between orders, while the other side is at work for OPENING_LIMIT at most.
+        faulthandler.dump_traceback_later(limit + 2 * OPENING_LIMIT, exit=True)
+        try:
+            with gevent.Timeout(limit, TimeoutError(f"no end within {limit:.0f} s")):
+                answer = {"value": commands[order.pop("do")](**order)}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+# --- the parent: children ---------------------------------------------------------------------
+
+
+class ChildFailed(Exception):
+    """A child ended, reported an error, or did not answer in time."""
+
+
+class Child:
+    """A child process, which runs `script --child KIND`, and the pipe to it."""
+
+    def __init__(self, script: str, kind: str, side: str, core: int | None) -> None:
+        self._name = f"{kind} {side}"
+        command = [sys.executable, script, "--child", kind]
+        if core is not None:
+            command += ["--core", str(core)]
+        # A session of its own: Ctrl-C reaches the parent only; a child ends when its stdin does.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def ask(self, do: str, limit: float = STEP_LIMIT, **arguments: Any) -> Any:
+        """Have a command done; ChildFailed after `limit` seconds and some grace at the latest."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, "limit": limit, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._answers.get(timeout=limit + 5.0)
+        except (OSError, queue.Empty) as error:
+            raise ChildFailed(f"{self._name}: {do}: no answer ({error!r})") from error
+        if not line:
+            raise ChildFailed(f"{self._name}: {do}: the process ended")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ChildFailed(f"{self._name}: {do}: {answer['error']}")
+        return answer["value"]
+
+    def cpu_seconds(self) -> float:
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(2.0)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+
+@dataclass
+class Others:
+    """How much of the machine other programs took while ours were measured."""
+
+    seconds: float = 0.0
+    elapsed: float = 0.0
+
+    @staticmethod
+    def busy() -> float:
+        # All but idling: Linux counts loopback's softirqs apart for the system, but with the process that sends.
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # also in user
+        return float(sum(times) - idle - guests)
+
+    @property
+    def cores(self) -> float:
+        return max(0.0, self.seconds / self.elapsed) if self.elapsed else 0.0
+
+
+class Pair:
+    """A server and a client of one kind, new for every measurement; the client has been told where the server is."""
+
+    def __init__(self, script: str, kind: str, cores: Cores, others: Others) -> None:
+        self.kind = kind
+        self._script = script
+        self._others = others
+        self._children: list[Child] = []
+        self._cores = cores
+
+    def __enter__(self) -> Pair:
+        try:
+            for side, core in zip(("server", "client"), self._cores, strict=True):
+                self._children.append(Child(self._script, self.kind, side, core))
+            self.server, self.client = self._children
+            self.client.ask("reach", where=self.server.ask("serve"))
+            self._start, self._busy = time.monotonic(), Others.busy()
+            self._cpu = self.cpu_seconds()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failure is None:
+                self._others.elapsed += time.monotonic() - self._start
+                own = self.cpu_seconds() - self._cpu
+                self._others.seconds += Others.busy() - self._busy - own
+        finally:
+            self._stop()
+
+    def cpu_seconds(self) -> float:
+        return sum(child.cpu_seconds() for child in self._children)
+
+    def _stop(self) -> None:
+        for one in reversed(self._children):
+            one.stop()
+
+
+# --- the parent: table ------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One requirement, and what the rounds gave for each of the two kinds: the baseline, then ours."""
+
+    name: str
+    title: str
+    asked: str
+    #: None: nothing is asked, the row informs.
+    met: Callable[[Row], bool] | None
+    kinds: tuple[str, str]
+    #: "ratio": ours / baseline of one round; "difference": ours - baseline.
+    by: str = "ratio"
+    form: str = ",.0f"
+    noisy_spread: float = NOISY_SPREAD
+    values: dict[str, list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = {kind: [] for kind in self.kinds}
+
+    @property
+    def compared(self) -> list[float]:
+        pairs = zip(*self.values.values(), strict=False)
+        return [ours / base if self.by == "ratio" else ours - base for base, ours in pairs]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.compared)
+
+    @property
+    def ours(self) -> float:
+        return statistics.median(self.values[self.kinds[1]])
+
+    @property
+    def noisy(self) -> bool:
+        return self.by == "ratio" and (max(self.compared) - min(self.compared)) / self.median > self.noisy_spread
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        compared = spread(self.compared, ".2f" if self.by == "ratio" else f"+{self.form}")
+        met = "" if self.met is None else "yes" if self.met(self) else "no"
+        return (self.title, *(spread(self.values[kind], self.form) for kind in self.kinds), compared, self.asked, met)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "title": self.title,
+            "asked": self.asked,
+            "values": self.values,
+            f"{self.by}s": self.compared,
+            self.by: self.median,
+            "met": None if self.met is None else self.met(self),
+            "noisy": self.noisy,
+        }
+
+
+@dataclass
+class Report:
+    rows: list[Row]
+    others: Others = field(default_factory=Others)
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def measured(self) -> list[Row]:
+        return [row for row in self.rows if row.compared]
+
+    def table(self) -> str:
+        measured = self.measured
+        by = " or ".join(sorted({row.by for row in measured}, reverse=True))
+        lines = [("", *measured[0].kinds, by, "asked", "met"), *(row.cells for row in measured)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+    def warnings(self) -> Iterator[str]:
+        if self.others.cores > NOISY_OTHERS:
+            yield f"noisy: other programs used {self.others.cores:.2f} cores: do not quote this run"
+        for row in self.measured:
+            if row.noisy:
+                yield f"noisy: the ratios of '{row.title}' spread over more than {row.noisy_spread:.0%}"
+
+
+def spread(values: list[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    middle = format(statistics.median(values), form)
+    return middle if low == high else f"{middle} ({low}..{high})"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def surroundings(cores: Cores) -> dict[str, str]:
+    pinned = "not pinned" if None in cores else "server on core {}, client on core {}".format(*cores)
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "gevent": f"{gevent.__version__} ({gevent.get_hub().loop.__class__.__module__})",
+        "cpu": f"{cpu_model()}, {os.cpu_count()} cores, {pinned}",
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def pick_cores() -> Cores:
+    """A core each for server and client, or none where that is not possible."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None, None
+    cores = sorted(os.sched_getaffinity(0))
+    return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+# --- the parent: options, rounds --------------------------------------------------------------
+
+# The numbers of one round of one scenario, as they come: the kind, and its value for each row.
+Numbers = Iterator[tuple[str, dict[str, float]]]
+
+
+def parser_of(title: str, scenarios: Collection[str]) -> argparse.ArgumentParser:
+    """The options that all scripts have."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a result")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 5; with --quick 3")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there too")
+    parser.add_argument("--only", action="append", choices=scenarios, metavar="NAME", help=f"of {', '.join(scenarios)}")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def rounds_of(options: argparse.Namespace) -> int:
+    return int(options.rounds or (3 if options.quick else 5))
+
+
+def in_turn(kinds: tuple[str, str], number: int) -> tuple[str, str]:
+    """Which kind goes first alternates."""
+    return kinds if number % 2 == 0 else (kinds[1], kinds[0])
+
+
+def run(
+    options: argparse.Namespace,
+    report: Report,
+    cores: Cores,
+    scenarios: Mapping[str, Callable[[int], Numbers]],
+    plan: Mapping[str, Any],
+    notes: Callable[[], Iterator[str]] = lambda: iter(()),
+) -> int:
+    """Every scenario, round by round, and the table; the exit status."""
+    facts = surroundings(cores)
+    rounds = rounds_of(options)
+    print("\n".join(f"{name:7} {value}" for name, value in facts.items()), flush=True)
+    try:
+        for name in options.only or scenarios:
+            for number in range(rounds):
+                for kind, result in scenarios[name](number):
+                    shown = ", ".join(f"{key} {format(value, report.row(key).form)}" for key, value in result.items())
+                    say(f"round {number + 1}/{rounds}  {kind:9}{shown}")
+                    for key, value in result.items():
+                        report.row(key).values[kind].append(value)
+    except ChildFailed as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    baseline, ours = report.measured[0].kinds
+    print(f"\n{report.table()}\n")
+    print(f"median (min..max) of {rounds} rounds; a ratio is {ours} / {baseline} of one round")
+    print("\n".join((*notes(), *report.warnings())) or "quiet enough to trust")
+    if options.json:
+        content = {**facts, "plan": dict(plan), "others_cores": report.others.cores}
+        content["rows"] = [row.as_json() for row in report.measured]
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
