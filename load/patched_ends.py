@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""What `patched.py` measures: programs that gevent has patched, as clients and as servers. Started by it, with --child KIND."""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+# gevent's patches come first, as in every program that is measured here.
+import _socket  # noqa: E402
+import argparse  # noqa: E402
+import contextlib  # noqa: E402
+import socket  # noqa: E402
+import statistics  # noqa: E402
+import struct  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Iterable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+import harness  # noqa: E402
+import psutil  # noqa: E402
+import requests  # noqa: E402
+from gevent.pywsgi import WSGIServer  # noqa: E402
+from harness import OPENING_LIMIT, STEP_LIMIT, Held  # noqa: E402
+
+# The package of this checkout, unless one is installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+# mypy reads the folder of the checkout, in which patches/ stands outside the package.
+from astranet_gevent import AstraNet, patches  # type: ignore[attr-defined, unused-ignore]  # noqa: E402
+
+Commands = dict[str, Callable[..., Any]]
+
+BODY = b"x" * 200
+# Accepted at a time: fewer than any system lets wait for it.
+ACCEPTED = 100
+
+
+def application(_environ: Any, start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))])
+    return [BODY]
+
+
+class NoDelayServer(WSGIServer):  # type: ignore[misc, unused-ignore]
+    """Over TCP: without TCP_NODELAY every response on a kept connection waits 40 ms for an acknowledgement."""
+
+    def handle(self, sock: Any, address: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().handle(sock, address)
+
+
+class Requests:
+    """GETs with a requests.Session per greenlet, as it is by default; count, time and processor time to be asked for meanwhile."""
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._running = False
+        self._count = 0
+        self._greenlets: list[Any] = []
+
+    def reach(self, url: str) -> None:
+        self._url = url
+
+    def start(self, greenlets: int) -> None:
+        self._running = True
+        self._greenlets = [gevent.spawn(self._work) for _ in range(greenlets)]
+
+    def _work(self) -> None:
+        with requests.Session() as session:
+            while self._running:
+                response = session.get(self._url, timeout=STEP_LIMIT)
+                if response.content != BODY:
+                    raise ValueError(f"{response!r} with {len(response.content)} bytes")
+                self._count += 1
+
+    def sample(self) -> dict[str, float]:
+        for greenlet in self._greenlets:
+            if greenlet.ready():
+                greenlet.get()
+        return {"count": self._count, "clock": time.perf_counter(), "cpu": time.process_time()}
+
+    def stop(self) -> None:
+        self._running = False
+        gevent.joinall(self._greenlets, timeout=STEP_LIMIT, raise_error=True)
+
+    def commands(self) -> Commands:
+        return {"start": self.start, "sample": self.sample, "stop": self.stop}
+
+
+def http_over_tcp() -> Commands:
+    """The baseline: nothing but gevent's patches."""
+    load = Requests()
+
+    def serve() -> int:
+        server = NoDelayServer(("127.0.0.1", 0), application, log=None)
+        server.start()
+        return int(server.server_port or 0)
+
+    def reach(where: int) -> None:
+        load.reach(f"http://127.0.0.1:{where}/")
+
+    return {"serve": serve, "reach": reach, **load.commands()}
+
+
+class Nodes:
+    """A server's node and a client's, in one process each."""
+
+    def __init__(self) -> None:
+        self.mesh = AstraNet().start()
+
+    def listen(self) -> list[Any]:
+        return list(self.mesh.listen(("127.0.0.1", 0)).address)
+
+    def join(self, where: list[Any], service: str) -> None:
+        self.mesh.join((where[0], where[1])).wait_ready(STEP_LIMIT)
+        self.mesh.service_map.wait_for(service, STEP_LIMIT)
+
+
+def http_over_mesh() -> Commands:
+    load, nodes = Requests(), Nodes()
+    patches.apply(nodes.mesh)
+
+    def serve() -> list[Any]:
+        WSGIServer(("web", 80), application, log=None).start()
+        return nodes.listen()
+
+    def reach(where: list[Any]) -> None:
+        nodes.join(where, "web")
+        load.reach("http://web.mesh/")
+
+    return {"serve": serve, "reach": reach, **load.commands()}
+
+
+def held_commands(held: Held, dial: Callable[[], Any]) -> Commands:
+    def hold(count: int) -> None:
+        held.open_until(count, dial)
+
+    def accepted(count: int) -> None:
+        held.wait_for(count, OPENING_LIMIT)
+
+    def used() -> dict[str, int]:
+        return {"memory": harness.memory(), "descriptors": psutil.Process().num_fds()}
+
+    return {"hold": hold, "accepted": accepted, "used": used}
+
+
+def idle_streams() -> Commands:
+    """The baseline: streams, used by those who know of them."""
+    held, nodes = Held(), Nodes()
+
+    def serve() -> list[Any]:
+        gevent.spawn(held.accept_from, nodes.mesh.bind("idle"))
+        return nodes.listen()
+
+    def reach(where: list[Any]) -> None:
+        nodes.join(where, "idle")
+
+    return {"serve": serve, "reach": reach, **held_commands(held, lambda: nodes.mesh.dial("idle"))}
+
+
+def idle_sockets() -> Commands:
+    held, nodes = Held(), Nodes()
+    patches.apply(nodes.mesh)
+
+    def serve() -> list[Any]:
+        listener = socket.socket()
+        listener.bind(("idle", 80))
+        listener.listen(1024)
+        gevent.spawn(held.accept_from, listener)
+        return nodes.listen()
+
+    def reach(where: list[Any]) -> None:
+        nodes.join(where, "idle")
+
+    return {"serve": serve, "reach": reach, **held_commands(held, lambda: socket.create_connection(("idle.mesh", 80), STEP_LIMIT))}
+
+
+# --- programs that name no service ------------------------------------------------------------
+
+
+def reset_on_close(sock: Any) -> None:
+    """No TIME_WAIT: thousands of them would use up the ports."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def connect_to(host: str, port: int) -> None:
+    with socket.create_connection((host, port)) as sock:
+        reset_on_close(sock)
+
+
+class PlainTcp:
+    """One process, in which the patch comes and goes many times: two processes differ by more than what is to be seen.
+
+    It uses TCP only. Its node has a link and knows a service, as that of a program that now and then uses one.
+    """
+
+    def __init__(self) -> None:
+        self._nodes = Nodes()
+        self._port = 0
+        self._own = socket.socket()
+        self._own.bind(("127.0.0.1", 0))
+        self._own.listen(ACCEPTED)
+
+    def serve(self) -> dict[str, Any]:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1024)
+        gevent.spawn(self._accept, listener)
+        self._nodes.mesh.bind("web:80")
+        return {"mesh": self._nodes.listen(), "tcp": listener.getsockname()[1]}
+
+    @staticmethod
+    def _accept(listener: Any) -> None:
+        while True:
+            with contextlib.suppress(ConnectionError):
+                listener.accept()[0].close()
+
+    def reach(self, where: dict[str, Any]) -> None:
+        self._port = where["tcp"]
+        self._nodes.join(where["mesh"], "web")
+
+    def compare(self, what: str, slices: int, seconds: float) -> list[float]:
+        """Calls per second without and with the patch: medians of slices of this many seconds, taken in turn."""
+        function = {"connect number": self._connect_number, "connect name": self._connect_name, "socket": self._socket}.get(what)
+        measure = self._accepts if function is None else lambda seconds: rate(function, seconds)
+        rates: tuple[list[float], list[float]] = ([], [])
+        measure(seconds)
+        for number in range(slices):
+            for patched in (False, True) if number % 2 == 0 else (True, False):
+                with patches.apply(self._nodes.mesh) if patched else contextlib.nullcontext():
+                    measure(seconds / 10)
+                    rates[patched].append(measure(seconds))
+            # Children's greenlets: nothing here waits otherwise, when the other side answers at once.
+            gevent.sleep(0)
+        return [statistics.median(some) for some in rates]
+
+    def _connect_number(self) -> None:
+        connect_to("127.0.0.1", self._port)
+
+    def _connect_name(self) -> None:
+        connect_to("localhost", self._port)
+
+    @staticmethod
+    def _socket() -> None:
+        socket.socket().close()
+
+    def _accepts(self, seconds: float) -> float:
+        """Only accepting is timed; the clients are the interpreter's own sockets, which no patch touches."""
+        address, count, spent = self._own.getsockname(), 0, 0.0
+        while spent < seconds:
+            clients = [_socket.socket() for _ in range(ACCEPTED)]
+            for client in clients:
+                client.connect(address)
+            start = time.perf_counter()
+            for _ in clients:
+                self._own.accept()[0].close()
+            spent += time.perf_counter() - start
+            count += len(clients)
+            for client in clients:
+                client.close()
+        return count / spent
+
+
+def rate(function: Callable[[], Any], seconds: float) -> float:
+    """Calls per second."""
+    clock = time.perf_counter
+    count, start = 0, clock()
+    end = start + seconds
+    while (now := clock()) < end:
+        function()
+        count += 1
+    return count / (now - start)
+
+
+def plain_tcp() -> Commands:
+    program = PlainTcp()
+    return {"serve": program.serve, "reach": program.reach, "compare": program.compare}
+
+
+ENDS: dict[str, Callable[[], Commands]] = {
+    "http plain": http_over_tcp,
+    "http patched": http_over_mesh,
+    "memory plain": idle_streams,
+    "memory patched": idle_sockets,
+    "others": plain_tcp,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--child", choices=ENDS, required=True)
+    parser.add_argument("--core", type=int)
+    options = parser.parse_args()
+    harness.obey(ENDS[options.child](), options.core)
+
+
+if __name__ == "__main__":
+    main()
