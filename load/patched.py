@@ -20,8 +20,8 @@ from harness import OPENING_LIMIT, Cores, Numbers, Pair, Report, Row
 KINDS = ("plain", "patched")
 GREENLETS = (1, 32)
 ENDS = str(Path(__file__).resolve().parent / "patched_ends.py")
-# How the cost for others is compared: this many slices of a row's time in each round, without and with the patch in turn.
-SLICES = 20
+# How the cost for others is compared: this many slices of a row's time for each kind, in turn. Short ones: the machine's speed changes.
+SLICES = 50
 OTHERS = {
     "connect number": "connects/s to 127.0.0.1",
     "connect name": "connects/s to localhost",
@@ -100,7 +100,7 @@ def others(plan: Plan, cores: Cores, report: Report) -> Callable[[int], Numbers]
     def one_round(_number: int) -> Numbers:
         with Pair(ENDS, "others", cores, report.others) as pair:
             for what in OTHERS:
-                values = pair.client.ask("compare", OPENING_LIMIT, what=what, slices=SLICES, seconds=plan.seconds / SLICES)
+                values = pair.client.ask("compare", OPENING_LIMIT, what=what, slices=SLICES, seconds=plan.seconds / SLICES / 2)
                 for kind, value in zip(KINDS, values, strict=True):
                     yield kind, {what: value}
 

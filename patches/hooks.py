@@ -112,10 +112,11 @@ class Hooks:
         seen = self._seen
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
-            raw = fileno if fileno is None or isinstance(fileno, (RawStream, RawListener)) else take_token(fileno)
-            if raw is not None:
-                _adopt(self, raw)
-                return
+            if fileno is not None:
+                raw = fileno if isinstance(fileno, (RawStream, RawListener)) else take_token(fileno)
+                if raw is not None:
+                    _adopt(self, raw)
+                    return
             original(self, family, type, proto, fileno)
             if seen:
                 seen.discard(self._sock.fileno())

@@ -72,11 +72,12 @@ class Rules:
         """
         host = _decode(host.rstrip("."))
         folded = host.casefold()
-        if self.suffix and folded.endswith(self.suffix.casefold()) and len(host) > len(self.suffix):
+        if self.suffix and folded.endswith(self._folded_suffix) and len(host) > len(self.suffix):
             return host[: -len(self.suffix)], True
         if folded in self._folded_names:
             return host, True
-        if self.bare and host and "." not in host and folded != "localhost" and not is_address(host):
+        # An address has a dot or a colon.
+        if self.bare and host and "." not in host and ":" not in host and folded != "localhost":
             return host, False
         return None
 
@@ -98,6 +99,10 @@ class Rules:
                     raise ConfigError(f"environment variable {variable}: {error}") from error
         values.update(overrides)
         return cls(**values)
+
+    @cached_property
+    def _folded_suffix(self) -> str:
+        return self.suffix.casefold()
 
     @cached_property
     def _folded_names(self) -> frozenset[str]:

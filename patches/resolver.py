@@ -12,6 +12,10 @@ __all__ = ["MeshResolver"]
 
 _STREAM_PROTOCOLS: Final = (0, socket.IPPROTO_TCP)
 
+# Plain numbers: "and" with an IntFlag takes longer than all of the look-up.
+_PASSIVE: Final = int(socket.AI_PASSIVE)
+_NUMERIC_HOST: Final = int(socket.AI_NUMERICHOST)
+
 
 class MeshResolver:
     """Shaped as gevent's resolvers: answers what one of the patches knows, and asks ``inner`` for the rest."""
@@ -53,8 +57,8 @@ class MeshResolver:
         return None
 
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
-        to_bind = bool(flags & socket.AI_PASSIVE)
-        address = None if flags & socket.AI_NUMERICHOST and not self._name_of(host) else self._address_of(host, to_bind=to_bind)
+        to_bind = bool(flags & _PASSIVE)
+        address = None if flags & _NUMERIC_HOST and not self._name_of(host) else self._address_of(host, to_bind=to_bind)
         if address is None:
             return self._inner.getaddrinfo(host, port, family, type, proto, flags)
         if family not in (socket.AF_UNSPEC, socket.AF_INET):

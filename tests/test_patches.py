@@ -85,6 +85,18 @@ with patches.apply(client, name_wait=0.3) as patch:
     raises(OSError, errno.ENETUNREACH, socket.create_connection, ("239.1.2.3", 80), 5)
     assert socket.gethostbyname("localhost") == "127.0.0.1"
     assert os.environ["no_proxy"].split(",")[-1] == ".mesh"
+    # What is somebody else's stays so; a bare name is the mesh's once it is offered, and not after.
+    for host in ("www.example.org", "127.0.0.1", "::1", "localhost", "Localhost", "later", "later."):
+        assert patch.service_of(host) is None is patch.service_of(host), host
+    later = serve(StreamServer(("Later", 7), echo))
+    client.service_map.wait_for("Later", 10)
+    assert patch.service_of("later") == patch.service_of("LATER.") == patch.service_of("later.mesh") == "Later"
+    assert patch.service_of("www.example.org") is None is patch.service_of("localhost")
+    later.stop()
+    with client.service_map.watch() as changes:
+        while "Later" in client.service_map:
+            changes.get(10)
+    assert patch.service_of("later") is None and patch.service_of("later.mesh") == "later"
     # A name that appears while somebody waits for it.
     late = gevent.spawn(socket.create_connection, ("late.mesh", 7), 10)
     gevent.sleep(0.05)
