@@ -11,7 +11,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 STAMP := $(VENV)/.installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format test-all clean
+.PHONY: help demo test check bench format test-all clean
 # A recipe that fails half-way must not leave its target behind as if it were made.
 .DELETE_ON_ERROR:
 
@@ -31,6 +31,9 @@ check: $(STAMP)  ## style, types, import directions, package contents
 	$(BIN)/mypy
 	$(BIN)/python tools/check_imports.py
 	$(BIN)/python tools/check_package.py
+
+bench: $(STAMP)  ## streams on one link against a TCP connection each: make bench ARGS=--quick
+	@$(BIN)/python load/bench.py $(ARGS)
 
 format: $(STAMP)  ## apply what `make check` would ask for, where a tool can
 	$(BIN)/ruff check --fix .

@@ -50,6 +50,7 @@ class Conn(Protocol):
 
     def sendall(self, data: bytes, /) -> Any: ...
     def recv(self, size: int, /) -> bytes: ...
+    def recv_into(self, buffer: memoryview, /) -> int: ...
     def close(self) -> None: ...
 
 
@@ -234,21 +235,29 @@ class Others:
 
 
 class Pair:
-    """A server and a client of one kind, new for every measurement; the client has been told where the server is."""
+    """A server and a client of one kind, new for every measurement; the client has been told where the server is.
 
-    def __init__(self, script: str, kind: str, cores: Cores, others: Others) -> None:
+    ``between`` names the kinds of processes that stand between the two, from the server on: relays and proxies. They are not pinned.
+    """
+
+    def __init__(self, script: str, kind: str, cores: Cores, others: Others, between: Collection[str] = ()) -> None:
         self.kind = kind
         self._script = script
         self._others = others
         self._children: list[Child] = []
         self._cores = cores
+        self._between = between
 
     def __enter__(self) -> Pair:
         try:
             for side, core in zip(("server", "client"), self._cores, strict=True):
                 self._children.append(Child(self._script, self.kind, side, core))
             self.server, self.client = self._children
-            self.client.ask("reach", where=self.server.ask("serve"))
+            where = self.server.ask("serve")
+            for kind in self._between:
+                self._children.append(Child(self._script, kind, "", None))
+                where = self._children[-1].ask("stand_between", where=where)
+            self.client.ask("reach", where=where)
             self._start, self._busy = time.monotonic(), Others.busy()
             self._cpu = self.cpu_seconds()
         except BaseException:

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Streams on one link against gevent with one TCP connection per stream: one command, both in turn in one run.
+
+Method, and how to read the table, are in load/README.md. Numbers for information: the exit status says whether the run came to its end, not
+whether they please.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+import harness
+from harness import MAX_IDLE_CONNECTIONS, SPARE_DESCRIPTORS, Report
+from scenarios import Bench, Plan, Scenario, bulk, churn, echoes, far, idle, one_way, pings, relay, round_trip
+
+SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
+    "round-trip": round_trip.scenario,
+    "echoes": echoes.scenario,
+    "churn": churn.scenario,
+    "bulk": bulk.scenario,
+    "one-way": one_way.scenario,
+    "pings": pings.scenario,
+    "relay": relay.scenario,
+    "far": far.scenario,
+    "idle": idle.scenario,
+}
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    idle_streams = options.idle_streams or (20_000 if options.quick else 1_000_000)
+    free = harness.descriptor_limit() - SPARE_DESCRIPTORS - idle.WARM
+    return Plan(
+        rounds=harness.rounds_of(options),
+        warm=options.seconds / 4 if options.seconds else 0.2 if options.quick else 1.0,
+        seconds=options.seconds or (0.4 if options.quick else 3.0),
+        streams=tuple(options.streams or ((100, 1000) if options.quick else (100, 1000, 10_000))),
+        idle=idle_streams,
+        baseline_idle=min(idle_streams, free, MAX_IDLE_CONNECTIONS),
+    )
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = harness.parser_of((__doc__ or "").partition("\n")[0], SCENARIOS)
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.4")
+    parser.add_argument("--streams", type=int, action="append", metavar="N", help="echoing at once: default 100, 1000 and 10,000")
+    parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 20,000")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    plan, cores = plan_of(options), harness.pick_cores()
+    report = Report([])
+    bench = Bench(plan, cores, report.others)
+    made = {name: scenario(bench) for name, scenario in SCENARIOS.items()}
+    report.rows = [row for scenario in made.values() for row in scenario.rows]
+    return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

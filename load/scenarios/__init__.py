@@ -1,0 +1,127 @@
+"""What `bench.py` measures, a file for each. A scenario has rows of the table, and gives the numbers of one round for both kinds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import STEP_LIMIT, Cores, Numbers, Others, Pair, Row, in_turn
+
+ENDS = str(Path(__file__).resolve().parent.parent / "ends.py")
+
+#: The baseline, and ours.
+KINDS = ("gevent", "astranet")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how much; times in seconds."""
+
+    rounds: int
+    warm: float
+    seconds: float
+    #: Numbers of streams that echo at once.
+    streams: tuple[int, ...]
+    #: Idle streams on one link, and connections of the baseline to compare their memory with.
+    idle: int
+    baseline_idle: int
+
+
+@dataclass
+class Bench:
+    """What a scenario measures with."""
+
+    plan: Plan
+    cores: Cores
+    others: Others
+
+    def pair(self, kind: str, between: Collection[str] = ()) -> Pair:
+        """A new server and client, and what stands between them."""
+        return Pair(ENDS, kind, self.cores, self.others, between)
+
+    def window(self, pair: Pair) -> Window:
+        """What both processes do in a while, after another while of warming up."""
+        time.sleep(self.plan.warm)
+        before = [child.ask("sample") for child in (pair.server, pair.client)]
+        time.sleep(self.plan.seconds)
+        after = [child.ask("sample") for child in (pair.server, pair.client)]
+        server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
+        return Window(server, client)
+
+    def load(self, pair: Pair, what: str, streams: int, size: int = 0) -> Window:
+        """A load from its start to its end."""
+        pair.client.ask("start", 10 * STEP_LIMIT, what=what, streams=streams, size=size)
+        window = self.window(pair)
+        window.times = pair.client.ask("times") if what in ("timed_echo", "ping", "churn") else {}
+        pair.client.ask("stop", 2 * STEP_LIMIT)
+        return window
+
+
+@dataclass
+class Window:
+    """Differences of the counters of both processes, and the seconds that each of them saw."""
+
+    server: dict[str, float]
+    client: dict[str, float]
+    times: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Operations per second, as the client counts them."""
+        return self.client["count"] / self.client["clock"]
+
+    @property
+    def uploaded(self) -> float:
+        """Bytes per second that the server has read."""
+        return self.server["bytes"] / self.server["clock"]
+
+    @property
+    def downloaded(self) -> float:
+        """Bytes per second that the client has read."""
+        return self.client["bytes"] / self.client["clock"]
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time per second, both processes."""
+        return self.server["cpu"] / self.server["clock"] + self.client["cpu"] / self.client["clock"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    rows: list[Row]
+    one_round: Callable[[int], Numbers]
+
+
+def compared(bench: Bench, rows: list[Row], measure: Callable[[Pair], dict[str, float]], between: Collection[str] = ()) -> Scenario:
+    """The usual scenario: the same measurement of both kinds, in turn."""
+
+    def one_round(number: int) -> Numbers:
+        for kind in in_turn(KINDS, number):
+            with bench.pair(kind, between) as pair:
+                result = measure(pair)
+            yield kind, result
+
+    return Scenario(rows, one_round)
+
+
+def at_least(name: str, title: str, bound: float, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:
+    """A row whose median ratio has to reach a bound."""
+    return Row(name, title, f">= {bound:g} x", lambda row: row.median >= bound, kinds, **options)
+
+
+def at_most(name: str, title: str, bound: float, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:
+    """A row whose median ratio must not pass a bound."""
+    return Row(name, title, f"<= {bound:g} x", lambda row: row.median <= bound, kinds, **options)
+
+
+def ours_at_most(name: str, title: str, bound: float, unit: str, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:
+    """A row whose own median value must not pass a bound."""
+    return Row(name, title, f"<= {bound:g} {unit}", lambda row: row.ours <= bound, kinds, **options)
+
+
+def told(name: str, title: str, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:
+    """A row of which nothing is asked."""
+    return Row(name, title, "", None, kinds, **options)

@@ -1,0 +1,32 @@
+"""64-byte echoes per second on many streams at once: of one link, or each a connection."""
+
+from __future__ import annotations
+
+from harness import SPARE_DESCRIPTORS, Numbers, Pair, descriptor_limit, in_turn
+
+from . import KINDS, Bench, Scenario, at_least, told
+
+BOUNDS = {100: 3.5, 1000: 4.5, 10_000: 3.5}
+
+
+def scenario(bench: Bench) -> Scenario:
+    # The baseline needs a descriptor for each.
+    numbers = [streams for streams in bench.plan.streams if streams <= descriptor_limit() - SPARE_DESCRIPTORS]
+    rows = []
+    for streams in numbers:
+        title = f"64 B echoes/s, {streams:,} streams"
+        rows.append(at_least(f"echoes {streams}", title, BOUNDS[streams]) if streams in BOUNDS else told(f"echoes {streams}", title))
+        rows.append(told(f"echo cpu {streams}", f"CPU of both per echo (us), {streams:,} streams", form=",.1f"))
+
+    def measure(pair: Pair, streams: int) -> dict[str, float]:
+        window = bench.load(pair, "echo", streams)
+        return {f"echoes {streams}": window.rate, f"echo cpu {streams}": window.cpu / window.rate * 1e6}
+
+    def one_round(number: int) -> Numbers:
+        for streams in numbers:
+            for kind in in_turn(KINDS, number):
+                with bench.pair(kind) as pair:
+                    result = measure(pair, streams)
+                yield kind, result
+
+    return Scenario(rows, one_round)

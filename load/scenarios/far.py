@@ -1,0 +1,22 @@
+"""A path of 10 ms round trip: bulk on one stream, and how many round trips it takes to open a stream and have an answer."""
+
+from __future__ import annotations
+
+from harness import Pair
+
+from . import Bench, Scenario, at_least, compared, ours_at_most
+
+ROUND_TRIP = 0.010  # of the proxy, seconds
+
+
+def scenario(bench: Bench) -> Scenario:
+    def measure(pair: Pair) -> dict[str, float]:
+        opening = bench.load(pair, "churn", 1).times["p50"] / 1e6
+        return {"far open": opening / ROUND_TRIP, "far upload": bench.load(pair, "upload", 1).uploaded / 1e6}
+
+    rows = [
+        at_least("far upload", "upload, 1 stream, 10 ms (MB/s)", 0.9),
+        # The proxy takes a TCP connection at once, so the baseline's figure leaves out the round trip of its handshake.
+        ours_at_most("far open", "open + echo, 10 ms (round trips)", 2.2, "RTT", form=",.2f"),
+    ]
+    return compared(bench, rows, measure, ("10 ms",))

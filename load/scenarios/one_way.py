@@ -1,0 +1,18 @@
+"""Messages in one direction on 100 streams, each written with a call of its own."""
+
+from __future__ import annotations
+
+from harness import Pair
+
+from . import Bench, Scenario, at_least, compared
+
+STREAMS = 100
+BOUNDS = {64: 4.0, 1024: 2.7, 16384: 1.2}
+
+
+def scenario(bench: Bench) -> Scenario:
+    def measure(pair: Pair) -> dict[str, float]:
+        return {f"one way {size}": bench.load(pair, "messages", STREAMS, size).uploaded / size for size in BOUNDS}
+
+    rows = [at_least(f"one way {size}", f"messages of {size:,} B /s, {STREAMS} streams, one way", bound) for size, bound in BOUNDS.items()]
+    return compared(bench, rows, measure)
