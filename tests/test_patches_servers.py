@@ -16,7 +16,6 @@ from gevent import subprocess
 from integration.tools import free_port, script_environment
 
 from astranet_gevent import AstraNet, Role
-from astranet_gevent.server import WSGIServer
 
 # A server process starts within a second; three workers of gunicorn beside other tests within a few.
 STARTING = 20.0
@@ -366,51 +365,3 @@ def test_gunicorn(way: str, router: AstraNet, tmp_path: Path) -> None:
                 pids = set(map(int, run_client(arguments, COUNTING_CLIENT, tmp_path).split()))
         assert master.poll() is None
     assert "Traceback" not in log.read_text()
-
-
-LOCUSTFILE = """
-from locust import FastHttpUser, HttpUser, constant, task
-
-class Plain(HttpUser):
-    wait_time = constant(0.05)
-
-    @task
-    def look(self):
-        self.client.get("/plain")
-
-class Fast(FastHttpUser):
-    wait_time = constant(0.05)
-
-    @task
-    def look(self):
-        self.client.get("/fast")
-"""
-
-
-def test_locust(router: AstraNet, tmp_path: Path) -> None:
-    """Unchanged, with users over requests and over geventhttpclient, in two forked processes: each is a node of its own."""
-    seen = set()
-
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        seen.add((environ["REMOTE_ADDR"], environ["PATH_INFO"]))
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"here"]
-
-    server = WSGIServer(router.bind("site"), application, log=None)
-    server.start()
-    (tmp_path / "locustfile.py").write_text(LOCUSTFILE)
-    options = ["--headless", "--users", "8", "--spawn-rate", "8", "--run-time", "2s", "--host", "http://site", "--processes", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "locust", *options, "--only-summary"],
-        env={**script_environment(), "ASTRANET_PATCH": "1", "ASTRANET_JOIN": join_arguments(router)[1]},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    server.stop()
-    # Locust ends with 1 when a request has failed.
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {path for _, path in seen} == {"/plain", "/fast"}
-    assert len({node for node, _ in seen}) == 2

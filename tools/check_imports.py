@@ -21,6 +21,7 @@ PACKAGE = "astranet_gevent"
 
 # From the top. A name stands for the module, and for every module below it if it is a package.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("locust",),
     ("cli", "patches"),
     ("server", "http", "testing"),
     ("tls",),

@@ -1,0 +1,199 @@
+"""locust over the mesh: unchanged locustfiles by the environment, and the users of ``astranet_gevent.locust``; in one process and more."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import subprocess
+from integration.tools import check_script, echo_one, script_environment
+
+from astranet_gevent import AstraNet, Role
+from astranet_gevent.server import StreamServer, WSGIServer
+
+# With this locust writes its statistics there, and prints no table.
+JSON = ("--json-file", "report")
+
+LOAD = Path(__file__).resolve().parent.parent / "load"
+
+
+class Site:
+    """A router with a service of HTTP and one of streams; notes which node has asked for what."""
+
+    def __init__(self, mesh: AstraNet) -> None:
+        self.seen: set[tuple[str, str]] = set()
+        self.listener = mesh.bind("site")
+        WSGIServer(self.listener, self._answer, log=None).start()
+        StreamServer(mesh.bind("echo"), lambda stream, _: echo_one(stream)).start()
+        host, port = mesh.listen(("127.0.0.1", 0)).address
+        self.address = f"{host}:{port}"
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.seen.add((environ["REMOTE_ADDR"], environ["PATH_INFO"]))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"here"]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with AstraNet(role=Role.ROUTER) as mesh:
+        yield Site(mesh)
+
+
+def run_locust(folder: Path, source: str, *options: str, status: int = 0, **environment: str) -> str:
+    """Run a locustfile for two seconds; what it said."""
+    (folder / "locustfile.py").write_text(source)
+    command = [sys.executable, "-m", "locust", "--headless", "--users", "8", "--spawn-rate", "8", "--run-time", "2s", "--only-summary"]
+    done = subprocess.run(
+        [*command, *options],
+        env={**script_environment(), **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    # Locust ends with 1 when a request has failed.
+    assert done.returncode == status, done.stdout + done.stderr
+    return str(done.stdout + done.stderr)
+
+
+def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of the JSON report: the CSV one is up to a second behind when a run ends."""
+    return {row["name"]: row for row in json.loads((folder / "report.json").read_text())}
+
+
+UNCHANGED = """
+from locust import FastHttpUser, HttpUser, constant, task
+
+class Plain(HttpUser):
+    wait_time = constant(0.05)
+
+    @task
+    def look(self):
+        self.client.get("/plain")
+
+class Fast(FastHttpUser):
+    wait_time = constant(0.05)
+
+    @task
+    def look(self):
+        self.client.get("/fast")
+"""
+
+
+def test_an_unchanged_file_by_environment(site: Site, tmp_path: Path) -> None:
+    """With users over requests and over geventhttpclient, in two forked processes: each is a node of its own."""
+    environment = {"ASTRANET_PATCH": "1", "ASTRANET_JOIN": site.address}
+    run_locust(tmp_path, UNCHANGED, "--host", "http://site", "--processes", "2", *JSON, **environment)
+    rows = read_rows(tmp_path)
+    assert set(rows) == {"/plain", "/fast"}
+    assert {path for _, path in site.seen} == {"/plain", "/fast"}
+    assert len({node for node, _ in site.seen}) == 2
+
+
+MESH_USERS = """
+from locust import constant, task
+from astranet_gevent.locust import MeshFastHttpUser, MeshHttpUser, MeshStreamUser
+
+class Plain(MeshHttpUser):
+    host = "site"
+    wait_time = constant(0.05)
+
+    @task
+    def look(self):
+        self.client.get("/plain")
+
+class Fast(MeshFastHttpUser):
+    host = "http://site:80"
+    wait_time = constant(0.05)
+
+    @task
+    def look(self):
+        self.client.get("/fast")
+
+class Talker(MeshStreamUser):
+    service = "echo"
+    wait_time = constant(0.05)
+
+    @task
+    def talk(self):
+        with self.client.open() as stream:
+            assert stream.exchange(b"x" * 100, name="hundred") == b"x" * 100
+            assert stream.exchange(b"") == b""
+"""
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_mesh_users(processes: str, site: Site, tmp_path: Path) -> None:
+    options = ("--processes", processes) if processes != "1" else ()
+    run_locust(tmp_path, MESH_USERS, "--mesh-join", site.address, *options, *JSON)
+    rows = read_rows(tmp_path)
+    assert set(rows) == {"/plain", "/fast", "echo: open", "hundred", "echo: exchange"}
+    for row in rows.values():
+        assert row["num_requests"] > 0
+        assert row["num_failures"] == 0
+    assert rows["hundred"]["total_content_length"] == 100 * rows["hundred"]["num_requests"]
+    assert rows["hundred"]["method"] == "STREAM"
+    assert len({node for node, _ in site.seen}) == int(processes)
+
+
+def test_what_fails_is_counted(site: Site, tmp_path: Path) -> None:
+    source = MESH_USERS.replace('service = "echo"', 'service = "nobody"\n    timeout = 0.2')
+    said = run_locust(tmp_path, source, "--mesh-join", site.address, "Talker", status=1)
+    assert re.search(r"^STREAM +nobody: open +[1-9]\d* +[1-9]\d*\(100\.00%\)", said, re.MULTILINE), said
+    assert "nobody offered service 'nobody' within 0.2 s" in said
+    # Counted, and not an error of the program.
+    assert "Traceback" not in said
+
+
+def test_a_node_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
+    said = run_locust(tmp_path, MESH_USERS, "--mesh-join", "nonsense", "Talker", status=2)
+    assert "the mesh cannot be used" in said
+
+
+def test_hosts_get_the_suffix() -> None:
+    check_script("""
+import locust
+from astranet_gevent.locust import _mesh_url
+for host, url in {
+    "site": "http://site.mesh",
+    "http://site": "http://site.mesh",
+    "https://site:8443/base": "https://site.mesh:8443/base",
+    "http://name:secret@site/": "http://name:secret@site.mesh/",
+    "http://site.mesh": "http://site.mesh",
+    "http://example.com:80/x?y": "http://example.com:80/x?y",
+    "http://127.0.0.1:8080": "http://127.0.0.1:8080",
+    "http://[::1]:8080": "http://[::1]:8080",
+}.items():
+    assert _mesh_url(host, ".mesh") == url, (host, _mesh_url(host, ".mesh"))
+""")
+
+
+def test_the_ready_made_scenario(tmp_path: Path) -> None:
+    """Users against a service behind a router: no failures, and reports."""
+    command = [
+        sys.executable,
+        str(LOAD / "locust_run.py"),
+        "--users",
+        "30",
+        "--run-time",
+        "3s",
+        "--only-summary",
+        "--output",
+        str(tmp_path),
+    ]
+    with gevent.Timeout(55):
+        done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read_rows(tmp_path)
+    assert {"/page", "echo: open", "echo: 64 B"} <= set(rows)
+    assert sum(row["num_failures"] for row in rows.values()) == 0
+    assert "<html" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report_stats.csv").read_text().startswith("Type,Name,Request Count")
