@@ -142,8 +142,9 @@ class Link:
         self._send_failed = False
         self._suspected = False
         self._flush_due = 0.0
-        self._readable: list[Stream] = []
-        self._writable: list[Stream] = []
+        # Streams whose waiters are to be woken, each once however many frames came for it: a second time would wake the wait that follows.
+        self._readable: dict[Stream, None] = {}
+        self._writable: dict[Stream, None] = {}
         self._run_scheduled = False
         self._greenlets = 2
         conn.after_read = self._after_read
@@ -275,7 +276,7 @@ class Link:
                     if not stream.receive(payload):
                         stream.fail(ResetCode.OVERRUN, f"{len(payload)} bytes of data with {stream.receive_left} bytes of window left")
                     elif stream.recv_waiter is not None:
-                        readable.append(stream)
+                        readable[stream] = None
                     elif stream._observer is not None:
                         stream._observer.on_readable()
             elif command in handlers:
@@ -351,9 +352,9 @@ class Link:
     def wake_later(self, stream: Stream, receiver: bool, sender: bool) -> None:
         """Wake who waits in a stream, from the hub."""
         if receiver and stream.recv_waiter is not None:
-            self._readable.append(stream)
+            self._readable[stream] = None
         if sender and stream.send_waiter is not None:
-            self._writable.append(stream)
+            self._writable[stream] = None
         if not self._run_scheduled and (self._readable or self._writable):
             self._schedule_run()
 
@@ -372,10 +373,12 @@ class Link:
 
     def _run_noted(self) -> None:
         self._run_scheduled = False
-        readable, self._readable = self._readable, []
-        writable, self._writable = self._writable, []
+        readable, self._readable = self._readable, {}
+        writable, self._writable = self._writable, {}
         self._flush_due = monotonic() + _EARLY_FLUSH
-        self.answers_at_once = True
+        # Only while others are still to be run: the parts of a single answer, as head and body of a response, are worth a frame each but
+        # not a system call and a wake-up of the peer each.
+        self.answers_at_once = len(readable) > 1
         for stream in readable:
             waiter = stream.recv_waiter
             if waiter is not None:
