@@ -110,11 +110,15 @@ class StreamNotConnectedError(_OSErrorBase):
     _errno = errno.ENOTCONN
 
 
+# Made once: sockets of patched programs raise that error before every wait.
+_WOULD_BLOCK = os.strerror(errno.EAGAIN)
+
+
 class StreamWouldBlockError(AstraNetError, BlockingIOError):
     """A non-blocking call would have to wait."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(errno.EAGAIN, message or os.strerror(errno.EAGAIN))
+        super().__init__(errno.EAGAIN, message or _WOULD_BLOCK)
 
     def __reduce__(self) -> tuple[type[StreamWouldBlockError], tuple[str]]:
         return type(self), (self.strerror or "",)

@@ -138,19 +138,20 @@ class RawStream(_Raw):
 
     def watchers(self) -> tuple[Watcher, Watcher]:
         """What gevent waits with to read and to write."""
-        return Watcher(self._wait_readable, self._forget_reader), Watcher(self._wait_writable, self._forget_writer)
+        # A dial that is under way becomes another object.
+        source = self if isinstance(cast("Any", self._stream), PendingDial) else self._stream
+        return Watcher(source.wake_when_readable, source.forget_reader), Watcher(source.wake_when_writable, source.forget_writer)
 
-    # Not the stream's own methods: a dial that is under way becomes another object.
-    def _wait_readable(self, watcher: Watcher) -> None:
+    def wake_when_readable(self, watcher: Watcher) -> None:
         self._stream.wake_when_readable(watcher)
 
-    def _wait_writable(self, watcher: Watcher) -> None:
+    def wake_when_writable(self, watcher: Watcher) -> None:
         self._stream.wake_when_writable(watcher)
 
-    def _forget_reader(self, watcher: Watcher) -> None:
+    def forget_reader(self, watcher: Watcher) -> None:
         self._stream.forget_reader(watcher)
 
-    def _forget_writer(self, watcher: Watcher) -> None:
+    def forget_writer(self, watcher: Watcher) -> None:
         self._stream.forget_writer(watcher)
 
     def getpeername(self) -> Any:

@@ -52,6 +52,9 @@ _TCP_DEFAULTS: Final = {
 }
 _IP_DEFAULTS: Final = {"IP_TOS": 0, "IP_TTL": 64}
 
+# A plain tuple of ints: gevent asks for an option (not this one) in every sendall().
+_ERROR: Final = (int(socket.SOL_SOCKET), int(socket.SO_ERROR))
+
 # Struct-valued options: bytes in, bytes out.
 _STRUCTS: Final = frozenset(
     (socket.SOL_SOCKET, getattr(socket, name)) for name in ("SO_LINGER", "SO_RCVTIMEO", "SO_SNDTIMEO") if hasattr(socket, name)
@@ -76,7 +79,7 @@ _READ_ONLY: Final = frozenset(
 def get_option(options: dict[tuple[int, int], Any], level: int, option: int, buflen: int, take_error: Callable[[], int]) -> Any:
     """An int, or bytes when ``buflen`` is given. Raises OSError(ENOPROTOOPT) for an unknown option."""
     key = (operator.index(level), operator.index(option))
-    if key == (socket.SOL_SOCKET, socket.SO_ERROR):
+    if key == _ERROR:
         value: Any = take_error()
     elif key in options:
         value = options[key]

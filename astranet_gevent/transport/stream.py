@@ -35,6 +35,7 @@ from ..errors import (
 from ..protocol.frame import MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
 from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
 from ..threads import get_ident
+from .options import get_option, set_option
 from .path import MAX_REASON, Path, ResetCode
 from .send_queue import SMALL_FRAME, TurnSource
 from .stream_io import StreamIO, open_file
@@ -149,7 +150,8 @@ class Stream(StreamCore):
             if nbytes > len(view):
                 raise ValueError("buffer too small for requested bytes")
             view = view[:nbytes]
-        self._check_thread()
+        if self._path.link.thread != get_ident():
+            self._check_thread()
         if not view or ((not self.buffered or flags) and not self._await_data(flags)):
             return 0
         if flags & _MSG_PEEK:
@@ -481,12 +483,14 @@ class Stream(StreamCore):
 
         For sockets that bring waits of their own: ``waiter`` takes the place of a greenlet. Raises ConcurrentUseError when it is taken.
         """
-        self._check_thread()
+        link = self._path.link
+        if link.thread != get_ident():
+            self._check_thread()
         if self.recv_waiter is not None and self.recv_waiter is not waiter:
             raise ConcurrentUseError(f"{self!r} is already read by {self.recv_waiter!r}")
         self.recv_waiter = waiter
-        if self.readable:
-            self._path.link.wake_later(self, True, False)
+        if self.buffered or (self.state is not OPEN and self.readable):
+            link.wake_later(self, True, False)
 
     def wake_when_writable(self, waiter: Any) -> None:
         """As ``wake_when_readable``, for ``send``."""
@@ -784,16 +788,12 @@ class Stream(StreamCore):
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         """What was set, or what a connected TCP socket would answer. Raises OSError(ENOPROTOOPT) for unknown options."""
-        from .options import get_option
-
         if self.state is CLOSED:
             raise StreamClosedError
         return get_option(self._options or {}, level, option, buflen, self.take_error)
 
     def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
         """Remember an option; SO_LINGER takes effect. Raises OSError(ENOPROTOOPT) for options that TCP does not know."""
-        from .options import set_option
-
         if self.state is CLOSED:
             raise StreamClosedError
         if self._options is None:
