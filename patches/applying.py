@@ -48,6 +48,9 @@ _HOOKS: Final = Hooks()
 # Hosts of which it is remembered that they are somebody else's; beyond that the patch begins anew.
 _MAX_FOREIGN: Final = 4096
 
+# An IPv4 address as sockets of the other family write it.
+_MAPPED: Final = "::ffff:"
+
 _RESOLVABLE: Final = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -90,8 +93,8 @@ class Patch:
         self.names = AddressBook(rules.block)
         self.peers = AddressBook(rules.peer_block)
         self._unused_bindings = set(rules.bindings)
-        # Programs that use TCP only ask for the same few hosts again and again: 0.1 us each instead of 0.6.
-        self._foreign: set[str] = set()
+        #: Hosts that are somebody else's, whatever is offered: programs that use TCP only ask for the same few again and again.
+        self.foreign: set[str] = set()
         self._no_proxy = [_ListVariable(name, rules.suffix) for name in ("no_proxy", "NO_PROXY")] if rules.suffix else []
         _HOOKS.add(self)
         for variable in self._no_proxy:
@@ -166,17 +169,20 @@ class Patch:
 
     def service_of(self, host: str) -> str | None:
         """The service that a host name means, None when it is not the mesh's."""
-        if host in self._foreign:
-            return None
         meant = self.rules.service_of(host)
         if meant is None:
-            if len(self._foreign) >= _MAX_FOREIGN:
-                self._foreign.clear()
-            self._foreign.add(host)
-        if meant is None or isinstance(getcurrent(), JoinGreenlet):
+            self._note_foreign(host)
+            return None
+        if isinstance(getcurrent(), JoinGreenlet):
             return None
         name, certain = meant
         return (self._find(name) or name) if certain else self._find_settled(name)
+
+    def _note_foreign(self, host: str) -> None:
+        if not self.names.covers(host.removeprefix(_MAPPED)):
+            if len(self.foreign) >= _MAX_FOREIGN:
+                self.foreign.clear()
+            self.foreign.add(host)
 
     def _find(self, name: str) -> str | None:
         """A name as a service carries it, None when the mesh knows none such: programs write host names in any case."""
@@ -247,7 +253,8 @@ class Patch:
         """``(service, port)`` when a connect of this socket to that address is the mesh's."""
         if not isinstance(address, tuple) or len(address) < 2:
             return None
-        service, port = self._service_at(address[0]), address[1]
+        host, port = address[0], address[1]
+        service = None if type(host) is str and host in self.foreign else self._service_at(host)
         if service is None or not isinstance(port, int) or system.family not in _RESOLVABLE or not _is_stream(system):
             return None
         if not 0 <= port <= 65535:
@@ -260,7 +267,7 @@ class Patch:
             host = bytes(host).decode("utf-8", "replace")
         if not isinstance(host, str) or not host:
             return None
-        service: str | None = self.names.thing_of(host.removeprefix("::ffff:"))
+        service: str | None = self.names.thing_of(host.removeprefix(_MAPPED))
         if service is None:
             service = self.service_of(host)
             # Asked last: parsing an address takes longer than all the rest.

@@ -49,6 +49,8 @@ class Hooks:
 
     def __init__(self) -> None:
         self.patches: list[Patch] = []
+        # Of these the ones that bind services in place of addresses.
+        self._with_bindings: list[Patch] = []
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         # Numbers that somebody has asked a socket for before it was connected or bound: they have to stay the same.
         self._seen: set[int] = set()
@@ -59,11 +61,13 @@ class Hooks:
         if not self.patches:
             self._install()
         self.patches.insert(0, patch)
+        self._with_bindings[:] = [each for each in self.patches if each.rules.bindings]
 
     def remove(self, patch: Patch) -> None:
         """End a patch; nothing if it is not in force."""
         if patch in self.patches:
             self.patches.remove(patch)
+            self._with_bindings[:] = [each for each in self.patches if each.rules.bindings]
             if not self.patches:
                 self._uninstall()
 
@@ -109,7 +113,7 @@ class Hooks:
     # -- hooks -----------------------------------------------------------------------------------------------------------------
 
     def _make_init(self, original: Any) -> Any:
-        seen = self._seen
+        seen, with_bindings = self._seen, self._with_bindings
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
             if fileno is not None:
@@ -120,7 +124,7 @@ class Hooks:
             original(self, family, type, proto, fileno)
             if seen:
                 seen.discard(self._sock.fileno())
-            if fileno is not None:
+            if fileno is not None and with_bindings:
                 hooks._take_over(self)
 
         hooks = self
@@ -128,10 +132,10 @@ class Hooks:
 
     def _take_over(self, sock: Any) -> None:
         """Offer a service in place of a listening socket that was made before us, by a process that knew nothing of the mesh."""
-        for patch in self.patches:
+        for patch in self._with_bindings:
             system = sock._sock
-            if not patch.rules.bindings or not _is_listening(system):
-                continue
+            if not _is_listening(system):
+                return
             bound = patch.binding_of(system, system.getsockname())
             if bound is not None:
                 # Other processes may share it: this makes the system refuse connections that nobody would accept.

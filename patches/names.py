@@ -227,8 +227,10 @@ class AddressBook:
         self._things[address] = thing
         return address
 
+    def covers(self, address: str) -> bool:
+        """Whether an address may be of the block, by how it begins; always so for those that are."""
+        return self.prefix == "." or address.startswith(self.prefix)
+
     def thing_of(self, address: str) -> Any:
         """What an address stands for, None when it stands for nothing."""
-        if self.prefix != "." and not address.startswith(self.prefix):
-            return None
-        return self._things.get(address)
+        return self._things.get(address) if self.covers(address) else None

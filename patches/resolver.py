@@ -34,6 +34,8 @@ class MeshResolver:
         if not isinstance(host, str) or not host:
             return None
         for patch in self._patches:
+            if host in patch.foreign:
+                continue
             if patch.names.thing_of(host) is not None:
                 return host
             if to_bind:

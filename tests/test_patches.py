@@ -97,6 +97,15 @@ with patches.apply(client, name_wait=0.3) as patch:
         while "Later" in client.service_map:
             changes.get(10)
     assert patch.service_of("later") is None and patch.service_of("later.mesh") == "later"
+    # An address of ours stands for nothing until somebody has asked for the name.
+    from astranet_gevent.patches.names import AddressBook
+    soon = AddressBook(patch.rules.block).address_of("soon")
+    unconnected = socket.socket()
+    for expected in (None, ("soon", 7)):
+        for host in (soon, "::ffff:" + soon, soon.encode()):
+            assert patch.target_of(unconnected._sock, (host, 7)) == expected, host
+        assert patch.address_of("soon") == soon
+    unconnected.close()
     # A name that appears while somebody waits for it.
     late = gevent.spawn(socket.create_connection, ("late.mesh", 7), 10)
     gevent.sleep(0.05)
