@@ -100,13 +100,17 @@ class _Raw:
 class RawStream(_Raw):
     """A stream, or one that is being dialled."""
 
-    __slots__ = ("_polled", "_shares", "_stream", "peer_address")
+    __slots__ = ("_polled", "_shares", "_stream", "peer_address", "recv", "recv_into", "send")
+
+    # The stream's own: methods here that call them would add 0.3 us to every call; these take 200 bytes per connection.
+    recv: Callable[..., bytes]
+    recv_into: Callable[..., int]
+    send: Callable[..., int]
 
     def __init__(self, stream: Stream | PendingDial, kind: SocketKind, own_address: Address, peer_address: Address) -> None:
         super().__init__(kind, own_address)
-        stream.setblocking(False)
         # A PendingDial has what is used of it here.
-        self._stream = cast("Stream", stream)
+        self._use(cast("Stream", stream))
         # The number of the stream's own descriptor, once somebody has asked for it.
         self._polled = -1
         # How many of these share the stream, made by the first dup().
@@ -118,9 +122,13 @@ class RawStream(_Raw):
 
     def open(self, stream: Stream, own_address: Address) -> None:
         """The dial has succeeded."""
+        self._use(stream)
+        self.own_address = own_address
+
+    def _use(self, stream: Stream) -> None:
         stream.setblocking(False)
         self._stream = stream
-        self.own_address = own_address
+        self.recv, self.recv_into, self.send = stream.recv, stream.recv_into, stream.send
 
     def keep_number(self, number: int) -> None:
         """Answer ``fileno()`` with a number that the program has seen already; it is ours from now on."""
@@ -158,12 +166,6 @@ class RawStream(_Raw):
         self._stream.getpeername()
         return full_address(self.family, self.peer_address)
 
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        return self._stream.recv(bufsize, flags)
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        return self._stream.recv_into(buffer, nbytes, flags)
-
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, None]:
         return self._stream.recvfrom(bufsize, flags)
 
@@ -175,9 +177,6 @@ class RawStream(_Raw):
 
     def recvmsg_into(self, buffers: Iterable[Any], ancbufsize: int = 0, flags: int = 0) -> Any:
         return self._stream.recvmsg_into(buffers, ancbufsize, flags)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        return self._stream.send(data, flags)
 
     def sendto(self, data: Any, *args: Any) -> int:
         return self._stream.sendto(data, *args)
