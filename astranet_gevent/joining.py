@@ -87,6 +87,8 @@ class Peering:
         self._closed = Event()
         # Set while joined, and while the last attempt's error is one that waiting does not mend.
         self._settled = Event()
+        # Set once an attempt has had an outcome, good or bad.
+        self._attempted = Event()
         self.ended = Event()
         self._greenlet = JoinGreenlet.spawn(self._run)
 
@@ -115,10 +117,15 @@ class Peering:
         if not self._settled.is_set():
             raise PeeringTimeout(f"not joined to {self.address} within {timeout} s: {self.error or 'no answer yet'}") from self.error
 
+    def wait_attempted(self, timeout: float | None = None) -> bool:
+        """Wait until the first attempt has had an outcome (``ready`` and ``error`` tell which); whether it has."""
+        return bool(self._attempted.wait(timeout))
+
     def stop(self) -> None:
         """Stop joining; the link stays until it ends by itself."""
         self._closed.set()
         self._settled.set()
+        self._attempted.set()
         if self._connecting is not None:
             # Wakes the greenlet that waits in connect().
             self._connecting.close()
@@ -149,6 +156,7 @@ class Peering:
                     break
         finally:
             self._settled.set()
+            self._attempted.set()
             self.ended.set()
 
     def _is_wanted(self) -> bool:
@@ -192,6 +200,7 @@ class Peering:
         self.error = None
         self.node_id = link.peer_id
         self._settled.set()
+        self._attempted.set()
         started = time.monotonic()
         # No deadline: staying joined is what this greenlet is for; close() ends the link.
         link.wait()
@@ -240,6 +249,7 @@ class Peering:
         elif self.error is None or str(error) != str(self.error):
             log.info("joining %s: %s", self.address, error)
         self.error = error
+        self._attempted.set()
         if isinstance(error, SelfJoinError):
             self._settled.set()
 

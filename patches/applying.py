@@ -33,8 +33,8 @@ log = logging.getLogger("astranet_gevent")
 # Ports up to this one were chosen by somebody; nodes choose larger ones themselves.
 _LAST_CHOSEN: Final = 65535
 
-# Seconds after the patch within which a bare name is waited for: what the peers of a node that has only just joined will announce. Nodes
-# announce within their announce_interval (0.05 s) of a link's handshake.
+# Seconds for which a bare name is waited for after a node's first links are up: what its peers are about to announce. They do so within
+# their announce_interval (0.05 s) of the handshake; the rest is for machines that are busy.
 _SETTLING: Final = 1.0
 
 # Seconds at the end for what has been written, when the node is the patch's own.
@@ -83,7 +83,7 @@ class Patch:
         self._mesh = mesh
         # The node that ends with the patch, or with the process: one of the patch's own making.
         self._own: AstraNet | None = None
-        self._settled_at = 0.0
+        self._settling = False
         self._thread = get_ident()
         # Known names in the form in which they are compared, as of a version of the service map.
         self._folded: dict[str, str] = {}
@@ -140,8 +140,7 @@ class Patch:
 
     def _settle(self) -> None:
         mesh = self._mesh
-        if mesh.peerings() and not any(link.state == "ready" for link in mesh.links()):
-            self._settled_at = time.monotonic() + _SETTLING
+        self._settling = bool(mesh.peerings()) and not any(link.state == "ready" for link in mesh.links())
 
     @property
     def applied(self) -> bool:
@@ -198,16 +197,18 @@ class Patch:
         return self._folded.get(name.casefold())
 
     def _find_settled(self, name: str) -> str | None:
-        """As ``_find``, but of a node that has only just joined: waits for what its peers are about to say."""
+        """As ``_find``, but of a node that has only just been started: waits for what its peers are about to say, ``name_wait`` at most."""
         known = self._find(name)
-        if known is None and self._settled_at:
-            left = self._settled_at - time.monotonic()
-            if left <= 0:
-                self._settled_at = 0.0
-            elif getcurrent() is not gevent.get_hub() and get_ident() == self._thread:
+        if known is None and self._settling and getcurrent() is not gevent.get_hub() and get_ident() == self._thread:
+            peerings = self.mesh.peerings()
+            deadline = time.monotonic() + self.rules.name_wait
+            for peering in peerings:
+                peering.wait_attempted(max(0.0, deadline - time.monotonic()))
+            if any(peering.ready for peering in peerings):
                 with contextlib.suppress(ServiceNotFoundError):
-                    self.mesh.service_map.wait_for(name, left)
-                known = self._find(name)
+                    self.mesh.service_map.wait_for(name, max(0.0, min(_SETTLING, deadline - time.monotonic())))
+            self._settling = False
+            known = self._find(name)
         return known
 
     def resolve(self, service: str) -> str:

@@ -120,6 +120,19 @@ with patches.apply(client, names=["localhost"], name_wait=0.2):
     raises(socket.gaierror, socket.EAI_NONAME, socket.create_connection, ("localhost", 80))
     third.close(1)
 """,
+    "bare names at the start": """
+# A node that has only just been started waits for what its peers are about to say: not for those that refuse, and not for ever.
+serve(StreamServer(("echo", 7), echo))
+silent = socket.create_server(("127.0.0.1", 0))
+address = server.listen(("127.0.0.1", 0)).address
+for joined, name_wait, known in ((address, 30, "echo"), (("127.0.0.1", 1), 30, None), (silent.getsockname(), 0.1, None)):
+    with AstraNet(join=[joined]) as node, patches.apply(node, name_wait=name_wait) as patch:
+        with gevent.Timeout(15):
+            assert patch.service_of("ECHO") == known, (joined, known)
+            # Once only.
+            assert patch.service_of("other") is None
+silent.close()
+""",
     "ports": """
 for port in (7, 8):
     serve(StreamServer(("ported", port), lambda sock, address, port=port: sock.sendall(str(port).encode())))
