@@ -148,13 +148,17 @@ class RawStream(_Raw):
         """What gevent waits with to read and to write."""
         # A dial that is under way becomes another object.
         source = self if isinstance(cast("Any", self._stream), PendingDial) else self._stream
-        return Watcher(source.wake_when_readable, source.forget_reader), Watcher(source.wake_when_writable, source.forget_writer)
+        writer = Watcher(source.wake_when_writable, source.forget_writer, self._is_writable)
+        return Watcher(source.wake_when_readable, source.forget_reader), writer
 
     def wake_when_readable(self, watcher: Watcher) -> None:
         self._stream.wake_when_readable(watcher)
 
     def wake_when_writable(self, watcher: Watcher) -> None:
         self._stream.wake_when_writable(watcher)
+
+    def _is_writable(self) -> bool:
+        return self._stream.writable
 
     def forget_reader(self, watcher: Watcher) -> None:
         self._stream.forget_reader(watcher)

@@ -12,16 +12,18 @@ class Watcher:
     """Calls back once per start, or again for as long as there is a reason to: gevent stops what it no longer wants.
 
     ``arm(watcher)`` has to see to it that ``switch()`` is called, in the hub, when there is a reason; ``disarm(watcher)`` takes that back.
+    ``ready()`` says whether there still is one: gevent's ``send`` returns 0 when it was woken for nothing, which programs take for the end.
     """
 
-    __slots__ = ("_arm", "_disarm", "args", "callback", "ref")
+    __slots__ = ("_arm", "_disarm", "_ready", "args", "callback", "ref")
 
-    def __init__(self, arm: Callable[[Watcher], None], disarm: Callable[[Watcher], None]) -> None:
+    def __init__(self, arm: Callable[[Watcher], None], disarm: Callable[[Watcher], None], ready: Callable[[], bool] | None = None) -> None:
         self.callback: Callable[..., Any] | None = None
         self.args: tuple[Any, ...] | None = None
         self.ref = True
         self._arm = arm
         self._disarm = disarm
+        self._ready = ready
 
     @property
     def active(self) -> bool:
@@ -49,6 +51,9 @@ class Watcher:
         """There is a reason: called in the hub, as a waiting greenlet would be switched to."""
         callback, args = self.callback, self.args
         if callback is None:
+            return
+        if self._ready is not None and not self._ready():
+            self._arm(self)
             return
         callback(*(args or ()))
         if self.callback is callback:

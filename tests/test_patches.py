@@ -196,6 +196,24 @@ with patches.apply(client):
         assert sock.recv(1) == b""
         raises(BrokenPipeError, errno.EPIPE, sock.send, b"x")
 """,
+    "send in parts": """
+def swallow(sock, address):
+    buffer = bytearray(65536)
+    while sock.recv_into(buffer):
+        pass
+serve(StreamServer(("hole", 7), swallow))
+with patches.apply(client):
+    sock = socket.create_connection(("hole.mesh", 7), 10)
+    left = bytes(30_000_000)
+    sizes = []
+    while left:
+        # As httpcore does: what was not sent is copied each time.
+        sizes.append(sock.send(left))
+        left = left[sizes[-1]:]
+    # 0 is "connection broken" to those who look at it. TCP takes some megabytes a time; here it is the queue's limit at best.
+    assert min(sizes) > 0 and max(sizes) >= 500_000 and len(sizes) < 150, (len(sizes), min(sizes), max(sizes))
+    sock.close()
+""",
     "connect without waiting": """
 serve(StreamServer(("echo", 7), echo))
 with patches.apply(client):

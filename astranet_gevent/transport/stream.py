@@ -276,8 +276,19 @@ class Stream(StreamCore):
         while True:
             sent = self._push(view)
             if sent:
-                return sent
+                return sent if sent == len(view) else sent + self._push_more(data, sent)
             deadline = self._await_room(deadline, flags)
+
+    def _push_more(self, data: ReadableBuffer, sent: int) -> int:
+        """Queue what fits after the first frame; its size. Programs that cut the rest off after each ``send`` copy it each time."""
+        view = memoryview(data).cast("B")
+        start = sent
+        while sent < len(view):
+            size = self._push(view[sent:])
+            if not size:
+                break
+            sent += size
+        return sent - start
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
         """Queue all of ``data``; on an error an unknown part of it. The timeout is for the whole call."""
