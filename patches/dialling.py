@@ -11,7 +11,6 @@ from typing import Any
 import gevent
 
 from astranet_gevent import AstraNetError, Stream
-from astranet_gevent.errors import StreamWouldBlockError
 from astranet_gevent.transport.options import get_option, set_option
 from astranet_gevent.transport.readiness import Readiness
 
@@ -71,6 +70,9 @@ class PendingDial:
     def setblocking(self, flag: bool) -> None:
         """Nothing here waits."""
 
+    def set_would_block(self, make_error: Callable[[], OSError]) -> None:
+        """What is raised here is what a system's socket raises."""
+
     def fileno(self) -> int:
         if self._readiness is None:
             self._readiness = Readiness(self, busy=not self.writable)
@@ -96,7 +98,7 @@ class PendingDial:
 
     def _refuse(self, *args: Any) -> Any:
         if not self.writable:
-            raise StreamWouldBlockError
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         error, self._error = self._error, None
         raise error or OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from astranet_gevent import AstraNetError, Listener, Stream, WrongThreadError
+from astranet_gevent.errors import StreamWouldBlockError
 from astranet_gevent.transport.options import get_option, set_option
 
 from .descriptors import make_descriptor, make_token
@@ -38,6 +39,8 @@ CARRIED_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
 )
 
+
+_WOULD_BLOCK = os.strerror(errno.EAGAIN)
 
 #: Sockets whose number somebody has asked for, for those who make a socket object of it.
 by_number: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -97,6 +100,11 @@ class _Raw:
                 self.close()
 
 
+def _would_block() -> BlockingIOError:
+    """Of this very class: programs compare the class of what a socket raises then (redis-py does)."""
+    return BlockingIOError(errno.EAGAIN, _WOULD_BLOCK)
+
+
 class RawStream(_Raw):
     """A stream, or one that is being dialled."""
 
@@ -127,6 +135,7 @@ class RawStream(_Raw):
 
     def _use(self, stream: Stream) -> None:
         stream.setblocking(False)
+        stream.set_would_block(_would_block)
         self._stream = stream
         self.recv, self.recv_into, self.send = stream.recv, stream.recv_into, stream.send
 
@@ -368,7 +377,10 @@ class RawListener(_Raw):
 
     def _accept(self) -> tuple[RawStream, Any]:
         """The next stream, in the form in which gevent makes a socket of it."""
-        stream, (node_id, port) = self._look().accept()
+        try:
+            stream, (node_id, port) = self._look().accept()
+        except StreamWouldBlockError:
+            raise _would_block() from None
         peer_address = self._peer_address(node_id, port)
         raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
         return raw, full_address(self.family, peer_address)

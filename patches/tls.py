@@ -28,6 +28,8 @@ class MemoryTLS:
         # Bytes of a record's header or body that have come so far, and ciphertext that the raw socket has not taken yet.
         self._partial = bytearray()
         self._unsent = memoryview(b"")
+        # What the raw socket said to a send that nobody was waiting for: a socket says it once, and whoever sends next has to learn it.
+        self._failure: OSError | None = None
         # Plaintext bytes that OpenSSL has taken in a write() which could not be reported yet.
         self._taken = 0
         self._tls: Any = context._wrap_bio(  # type: ignore[attr-defined]
@@ -102,6 +104,9 @@ class MemoryTLS:
 
     def _push(self) -> None:
         """Send what OpenSSL has written. Raises SSLWantWriteError when the stream takes no more now."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         while True:
             if not self._unsent:
                 if not self._outgoing.pending:
@@ -116,9 +121,11 @@ class MemoryTLS:
     def _push_if_possible(self) -> None:
         try:
             self._push()
-        except (ssl.SSLWantWriteError, OSError):
+        except ssl.SSLWantWriteError:
             # It goes with the next call.
             return
+        except OSError as error:
+            self._failure = error
 
     def _feed(self) -> None:
         """Give OpenSSL the next record, or the end. Raises SSLWantReadError when it has not come yet."""

@@ -404,6 +404,50 @@ assert "socket.socket is __main__.Proxied, not gevent's" in str(warning.message)
 assert warning.filename == "<string>", warning.filename
 socket.socket = held
 """,
+    "classes of errors": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    sock = socket.create_connection(("echo.mesh", 7), 10)
+    sock.sendall(b"x")
+    assert exactly(sock, 1) == b"x"
+    sock.setblocking(False)
+    # redis-py compares the class, and takes any other for a broken connection.
+    for function in (sock.recv, sock.recvfrom, sock.recvmsg, lambda size: sock.recv_into(bytearray(size))):
+        assert type(raises(BlockingIOError, errno.EAGAIN, function, 1)) is BlockingIOError
+    full = bytes(1_000_000)
+    def fill():
+        while True:
+            assert sock.send(full) > 0
+    assert type(raises(BlockingIOError, errno.EAGAIN, fill)) is BlockingIOError
+    sock.close()
+""",
+    "reset under tls": """
+import gevent.event
+import trustme
+authority = trustme.CA()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+authority.issue_cert("secure.mesh").configure_cert(context)
+ended = gevent.event.Event()
+def end(sock, address):
+    assert sock.recv(5) == b"hello"
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    ended.set()
+serve(StreamServer(("secure", 443), end, ssl_context=context))
+serve(StreamServer(("echo", 7), echo))
+trusting = ssl.create_default_context()
+authority.configure_trust(trusting)
+with patches.apply(client):
+    sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
+    sock.sendall(b"hello")
+    assert ended.wait(10)
+    # Over the same link: what it brings has come after the reset.
+    with socket.create_connection(("echo.mesh", 7), 10) as fence:
+        fence.sendall(b"x")
+        assert fence.recv(1) == b"x"
+    raises(ConnectionResetError, errno.ECONNRESET, sock.sendall, b"anybody?")
+    raises(BrokenPipeError, errno.EPIPE, sock.sendall, b"nobody")
+""",
     "undo": """
 import gevent.hub
 from gevent import ssl as gevent_ssl

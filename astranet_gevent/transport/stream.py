@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from gevent import getcurrent
@@ -89,6 +89,7 @@ class Stream(StreamCore):
         "_options",
         "_path",
         "_timeout",
+        "_would_block",
         "outgoing",
         "recv_waiter",
         "send_waiter",
@@ -102,6 +103,7 @@ class Stream(StreamCore):
         StreamCore.__init__(self, key, state)
         self._path = path
         self._timeout: float | None = socket.getdefaulttimeout()
+        self._would_block: Callable[[], OSError] = StreamWouldBlockError
         self._flags = 0
         self._io_refs = 0
         # Command, key as it goes out: made at the first send.
@@ -204,7 +206,7 @@ class Stream(StreamCore):
             timeout = self._timeout
             if timeout is not None or flags & _MSG_DONTWAIT:
                 if not timeout or flags & _MSG_DONTWAIT:
-                    raise StreamWouldBlockError
+                    raise self._would_block()
                 now = time.monotonic()
                 deadline = deadline or now + timeout
                 timeout = deadline - now
@@ -424,7 +426,7 @@ class Stream(StreamCore):
             self._tell_blocked()
         if timeout is not None or flags & _MSG_DONTWAIT:
             if not timeout or flags & _MSG_DONTWAIT:
-                raise StreamWouldBlockError
+                raise self._would_block()
             now = time.monotonic()
             deadline = deadline or now + timeout
             timeout = deadline - now
@@ -776,6 +778,10 @@ class Stream(StreamCore):
     def setblocking(self, flag: bool) -> None:
         """``settimeout(None)`` or ``settimeout(0.0)``."""
         self._timeout = None if flag else 0.0
+
+    def set_would_block(self, make_error: Callable[[], OSError]) -> None:
+        """Have what ``make_error()`` returns raised where a call that must not wait would have to, in place of StreamWouldBlockError."""
+        self._would_block = make_error
 
     def getblocking(self) -> bool:
         """Whether calls may wait."""
