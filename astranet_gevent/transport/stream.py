@@ -386,8 +386,9 @@ class Stream(StreamCore):
         if not link.queue.turn_room:
             return 0
         payload = memoryview(data)[:size]
-        if not payload.readonly:
-            # The caller may change its buffer as soon as send() returns.
+        if type(payload.obj) is not bytes:
+            # The caller may change its buffer as soon as send() returns, or free it: a view that is read-only promises neither
+            # (io.BufferedWriter passes views of its own memory).
             payload = memoryview(bytes(payload))
         if self.outgoing is None:
             self.outgoing = TurnSource()

@@ -41,6 +41,17 @@ def test_send_takes_any_buffer(sides: Pair, kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 5000, 60_000])
+def test_a_read_only_view_is_the_callers_too(sides: Pair, size: int) -> None:
+    """Not even its owner may change the memory through it, but the owner has other ways."""
+    one, other = sides
+    data = pattern(size)
+    buffer = bytearray(data)
+    sent = one.send(memoryview(buffer).toreadonly())
+    buffer[:] = bytes(size)
+    assert receive_exactly(other, sent) == data[:sent]
+
+
+@pytest.mark.parametrize("size", [10, 5000, 60_000])
 def test_a_buffer_is_the_callers_again_after_sending(sides: Pair, spawn: Spawn, size: int) -> None:
     """What the caller writes into it afterwards is not sent, however late the data leaves."""
     one, other = sides
