@@ -375,6 +375,12 @@ class _Owner:
     def __init__(self, sock: Any) -> None:
         self._sslsock = weakref.ref(sock)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the socket's methods wait, with or without a limit."""
+        sock = self._sslsock()
+        return sock is None or sock.timeout != 0.0
+
 
 def _adopt(sock: Any, raw: RawStream | RawListener) -> None:
     """Make a socket object of an accepted stream, as gevent's own ``__init__`` does of a descriptor."""

@@ -6,6 +6,8 @@ one at a time, because what lies decrypted or undecrypted in here is seen neithe
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -74,10 +76,16 @@ class MemoryTLS:
 
     def write(self, data: Any) -> int:
         """Encrypt and send; reported only when all of the ciphertext has been taken by the stream."""
-        if not self._taken:
+        try:
+            if not self._taken:
+                self._push()
+                self._taken = self._call(self._push, self._tls.write, data)
             self._push()
-            self._taken = self._call(self._push, self._tls.write, data)
-        self._push()
+        except ssl.SSLWantWriteError:
+            if not self._owner.waits:
+                # Of SSLWantWriteError gevent's send() makes a 0, where Python's raises it: paho takes the data for sent, and loses it.
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            raise
         taken, self._taken = self._taken, 0
         return taken
 

@@ -214,6 +214,20 @@ with patches.apply(client):
     assert min(sizes) > 0 and max(sizes) >= 500_000 and len(sizes) < 150, (len(sizes), min(sizes), max(sizes))
     sock.close()
 """,
+    "files over sockets": """
+def swallow(sock, address):
+    sock.sendall(hashlib.sha256(exactly(sock, 30_000_000)).digest())
+serve(StreamServer(("hole", 7), swallow))
+with patches.apply(client):
+    sock = socket.create_connection(("hole.mesh", 7), 10)
+    data = os.urandom(30_000_000)
+    with sock.makefile("wb") as file:
+        for start in range(0, len(data), 60_000):
+            # BufferedWriter hands on a view of memory that is gone, or used again, as soon as write() has returned.
+            file.write(data[start : start + 60_000])
+    assert exactly(sock, 32) == hashlib.sha256(data).digest()
+    sock.close()
+""",
     "connect without waiting": """
 serve(StreamServer(("echo", 7), echo))
 with patches.apply(client):
@@ -420,6 +434,35 @@ with patches.apply(client):
             assert sock.send(full) > 0
     assert type(raises(BlockingIOError, errno.EAGAIN, fill)) is BlockingIOError
     sock.close()
+""",
+    "tls without waiting": """
+import trustme
+authority = trustme.CA()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+authority.issue_cert("secure.mesh").configure_cert(context)
+def digest(sock, address):
+    sock.sendall(hashlib.sha256(exactly(sock, 10_000_000)).digest())
+serve(StreamServer(("secure", 443), digest, ssl_context=context))
+trusting = ssl.create_default_context()
+authority.configure_trust(trusting)
+with patches.apply(client):
+    sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
+    sock.setblocking(False)
+    raises(ssl.SSLWantReadError, None, sock.recv, 1)
+    data = os.urandom(10_000_000)
+    left, waits = memoryview(data), 0
+    while left:
+        try:
+            sent = sock.send(left)
+            # 0 would mean that it may be forgotten.
+            assert sent > 0
+            left = left[sent:]
+        except BlockingIOError:
+            waits += 1
+            gevent.idle()
+    assert waits
+    sock.setblocking(True)
+    assert exactly(sock, 32) == hashlib.sha256(data).digest()
 """,
     "reset under tls": """
 import gevent.event
