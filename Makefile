@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
+# Made only when every server that tests talk to is on the machine: until then each run says what is missing, or installs it.
+SERVERS := $(VENV)/.servers
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench format test-all clean
@@ -22,7 +24,7 @@ help:  ## list the targets
 demo: $(STAMP)  ## three processes: thousands of files over one TCP connection, through a relay
 	@$(BIN)/python -m demo $(ARGS)
 
-test: $(STAMP)  ## the whole test suite
+test: $(STAMP) $(SERVERS)  ## the whole test suite
 	$(BIN)/pytest $(ARGS)
 
 check: $(STAMP)  ## style, types, import directions, package contents
@@ -49,3 +51,6 @@ clean:  ## remove everything that make and the tools have made
 $(STAMP): pyproject.toml
 	@$(PYTHON) tools/make_venv.py $(VENV) dev
 	@touch $@
+
+$(SERVERS): tools/install_servers.py $(STAMP)
+	@$(BIN)/python tools/install_servers.py $@

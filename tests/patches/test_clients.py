@@ -1,0 +1,55 @@
+"""The matrix of client programs: unchanged libraries, patched by gevent and by ours, reach real servers by the name of a service.
+
+Each program of ``clients/`` runs in a process of its own, beside the servers, where the machine allows it in a network of nothing but
+loopback: an address that means something to the mesh only cannot leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import Stage, open_stage
+
+CLIENTS = Path(__file__).parent / "clients"
+
+# Program: the servers that it needs.
+PROGRAMS: dict[str, tuple[str, ...]] = {
+    "botocore": ("s3",),
+    "c_libraries": ("postgres", "forwarded"),
+    "failures": ("nginx", "flaky"),
+    "ftplib": ("files",),
+    "geventhttpclient": ("nginx", "flaky"),
+    "http_client": ("nginx", "flaky"),
+    "httpx": ("nginx", "flaky"),
+    "paho": ("mosquitto",),
+    "pg8000": ("postgres",),
+    "pika": ("rabbit",),
+    "pymysql": ("mariadb",),
+    "redis": ("redis",),
+    "requests": ("nginx",),
+    "smtplib": ("mail",),
+    "urllib3": ("nginx", "flaky"),
+    "websocket_client": ("websocket",),
+    "websockets": ("websocket",),
+    "xmlrpc": ("rpc",),
+}
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with open_stage() as opened:
+        yield opened
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_client(stage: Stage, program: str) -> None:
+    for server in PROGRAMS[program]:
+        stage.have(server)
+    print(stage.run(CLIENTS / f"with_{program}.py"))
+
+
+def test_every_program_is_run() -> None:
+    assert {path.stem.removeprefix("with_") for path in CLIENTS.glob("with_*.py")} == set(PROGRAMS)
