@@ -54,7 +54,9 @@ class Stage:
         self.prefix = find_namespace()
         command = [*self.prefix, sys.executable, str(HERE / "stage.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment())
-        self._servers: set[str] = set()
+        # Of the servers that have been started: their ports, in the order of their services; and which of them are known to be ready.
+        self._ports: dict[str, list[int]] = {}
+        self._ready: set[str] = set()
         folder, host, port = self._read()
         # Of the stage, which takes it away at its end.
         self.folder = Path(folder)
@@ -98,29 +100,39 @@ class Stage:
             self._process.kill()
             self._process.stdout.close()
 
-    def have(self, name: str) -> None:
-        """Start a server, unless it has been started. Skips the test when it is not on this machine, or fails it, in CI."""
-        if name in self._servers:
-            return
+    def begin(self, name: str) -> None:
+        """Start a server, unless it is on its way, or not on this machine."""
         package, start, services = SERVERS[name]
+        if name in self._ports or (package and (turned_off() or find_program(PACKAGES[package]) is None)):
+            return
+        self._log(name).parent.mkdir(exist_ok=True)
+        ports = self.do("ports", count=len(services))
+        command, environment = start(self, self._log(name).parent, *ports)
+        self.do("start", name=name, command=command, log=str(self._log(name)), environment=environment)
+        self._ports[name] = ports
+
+    def have(self, name: str) -> None:
+        """Have a server ready and offered. Skips the test when it is not on this machine, or fails it, in CI."""
+        if name in self._ready:
+            return
+        package, _, services = SERVERS[name]
         if package:
             _need(package)
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        log = folder / "log"
         for _ in range(ATTEMPTS):
-            ports = self.do("ports", count=len(services))
-            command, environment = start(self, folder, *ports)
-            self.do("start", name=name, command=command, log=str(log), environment=environment)
-            listening = [port for service, port in zip(services, ports) if not service.endswith(":*")]
+            self.begin(name)
+            listening = [port for service, port in zip(services, self._ports[name]) if not service.endswith(":*")]
             if self.do("wait", name=name, ports=listening, limit=READY_LIMIT):
                 break
             self.do("stop", name=name)
+            del self._ports[name]
         else:
-            raise AssertionError(f"{name} did not start: {log.read_text(errors='replace')[-3000:]}")
-        for service, port in zip(services, ports):
+            raise AssertionError(f"{name} did not start: {self._log(name).read_text(errors='replace')[-3000:]}")
+        for service, port in zip(services, self._ports[name]):
             self.do("offer", service=service.replace("*", str(port)), port=port)
-        self._servers.add(name)
+        self._ready.add(name)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / name / "log"
 
     def run(self, program: Path, limit: float = 55.0, **environment: str) -> str:
         """Run a client program, which has to end well; what it printed."""
@@ -219,9 +231,11 @@ _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_system_tables_data.sql")
 
 def _mariadb(stage: Stage, folder: Path, port: int) -> Started:
     data = folder / "data"
-    data.mkdir(exist_ok=True)
+    # Of an attempt that failed.
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir()
     common = [_program("mariadb-server-core"), "--no-defaults", f"--datadir={data}", "--innodb-flush-method=nosync"]
-    common += ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M", *(["--user=root"] if os.geteuid() == 0 else [])]
+    common += ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M", "--user=root"]
     tables = "".join(Path("/usr/share/mysql", name).read_text() for name in _SYSTEM_TABLES)
     users = "CREATE USER anna@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON *.* TO anna@'%';\n"
     script = f"CREATE DATABASE mysql;\nCREATE DATABASE test;\nUSE mysql;\n{tables}\nFLUSH PRIVILEGES;\n{users}"
@@ -232,9 +246,11 @@ def _mariadb(stage: Stage, folder: Path, port: int) -> Started:
 
 def _postgres(stage: Stage, folder: Path, port: int) -> Started:
     program = Path(_program("postgresql"))
+    # It refuses to run as root.
     prefix: list[str] = []
-    if os.geteuid() == 0:
-        # It refuses to run as root.
+    if "--map-root-user" in stage.prefix:
+        prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    elif os.geteuid() == 0:
         for user in ("postgres", "nobody"):
             with contextlib.suppress(KeyError):
                 entry = pwd.getpwnam(user)
@@ -244,6 +260,7 @@ def _postgres(stage: Stage, folder: Path, port: int) -> Started:
     secret = folder / "secret"
     secret.write_text("secret")
     data = folder / "data"
+    shutil.rmtree(data, ignore_errors=True)
     initialise = [*prefix, str(program.parent / "initdb"), "-D", str(data), "-U", "anna", "--auth=scram-sha-256", f"--pwfile={secret}"]
     initialise += ["--no-sync", "--no-instructions", "-E", "UTF8", "--locale=C"]
     subprocess.run(initialise, capture_output=True, check=True, timeout=READY_LIMIT, cwd=folder)
