@@ -117,7 +117,7 @@ class Stage:
             return
         package, _, services = SERVERS[name]
         if package:
-            _need(package)
+            need(package)
         for _ in range(ATTEMPTS):
             self.begin(name)
             listening = [port for service, port in zip(services, self._ports[name]) if not service.endswith(":*")]
@@ -161,7 +161,8 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in script_environment().items() if not ours.fullmatch(name)}
 
 
-def _need(package: str) -> None:
+def need(package: str) -> None:
+    """Skip the test that calls it, or fail it in CI, when the server of a package is not on this machine."""
     if turned_off():
         pytest.skip("ASTRANET_TEST_SERVERS is off")
     if find_program(PACKAGES[package]) is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from servers import Stage, open_stage
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -53,9 +54,24 @@ def test_client(stage: Stage, program: str) -> None:
         pytest.skip(
             "no network namespace here: unshare is refused, and an address of the mesh in the hands of C code would leave the machine"
         )
-    for server in PROGRAMS[program]:
-        stage.have(server)
+    for name in PROGRAMS[program]:
+        stage.have(name)
     print(stage.run(CLIENTS / f"with_{program}.py"))
+
+
+def test_a_server_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tests are skipped, with a reason that helps; in CI they fail, unless somebody has said that there shall be none."""
+    monkeypatch.setattr(servers, "find_program", lambda name: None)
+    monkeypatch.delenv("ASTRANET_TEST_SERVERS", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install --no-install-recommends nginx-light"):
+        servers.need("nginx-light")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install --no-install-recommends nginx-light"):
+        servers.need("nginx-light")
+    monkeypatch.setenv("ASTRANET_TEST_SERVERS", "no")
+    with pytest.raises(pytest.skip.Exception, match="ASTRANET_TEST_SERVERS"):
+        servers.need("nginx-light")
 
 
 def test_every_program_is_run() -> None:
