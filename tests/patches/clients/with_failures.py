@@ -46,6 +46,7 @@ def check_a_node_that_freezes_and_dies():
         node.stdin.write(json.dumps({"do": "offer", "service": "frozen", "port": port}) + "\n")
         node.stdin.flush()
         assert "result" in node.stdout.readline()
+        control.mesh.service_map.wait_for("frozen", 10)
         assert requests.get("http://frozen.mesh/", timeout=10).content == b"hello"
         node.send_signal(signal.SIGSTOP)
         started = time.monotonic()

@@ -69,8 +69,12 @@ def check_errors():
     for host, kind in (("nobody.mesh", socket.gaierror), ("web.mesh:81", ConnectionRefusedError)):
         with pytest.raises(kind):
             ask(http.client.HTTPConnection(host, timeout=10))
-    flaky = http.client.HTTPConnection("flaky.mesh", 8080, timeout=0.3)
-    for path, kind in (("/silent", TimeoutError), ("/fails/1/std", ConnectionResetError), ("/short", http.client.IncompleteRead)):
+    for path, kind, timeout in (
+        ("/silent", TimeoutError, 0.3),
+        ("/fails/1/std", ConnectionResetError, 10),
+        ("/short", http.client.IncompleteRead, 10),
+    ):
+        flaky = http.client.HTTPConnection("flaky.mesh", 8080, timeout=timeout)
         with pytest.raises(kind):
             ask(flaky, path)
         flaky.close()
