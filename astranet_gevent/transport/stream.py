@@ -315,19 +315,22 @@ class Stream(StreamCore):
             else:
                 deadline = self._await_room(deadline, flags)
 
-    def sendmsg(self, buffers: Iterable[ReadableBuffer], ancdata: Iterable[Any] = (), flags: int = 0, address: None = None) -> int:
-        """Queue some of the buffers' bytes in order; the number of bytes. Ancillary data is refused (EINVAL)."""
-        if list(ancdata):
-            raise OSError(errno.EINVAL, "a stream carries no ancillary data")
+    def sendmsg(self, buffers: Iterable[ReadableBuffer], ancdata: Iterable[Any] = (), flags: int = 0, address: Any = None) -> int:
+        """Queue some of the buffers' bytes in order; the number of bytes. Ancillary data is refused (EINVAL), an address is ignored."""
+        refused = _check_ancillary(ancdata)
+        operator.index(flags)
         if address is not None:
-            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+            _check_ignored(address)
+        if refused:
+            raise OSError(errno.EINVAL, "a stream carries no ancillary data")
         return self.send(b"".join(memoryview(buffer).cast("B") for buffer in buffers), flags)
 
     def sendto(self, data: ReadableBuffer, *args: Any) -> int:
-        """As ``send``; an address is refused with EISCONN."""
-        if not args:
-            raise TypeError("sendto() takes 2 or 3 arguments")
-        raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+        """``sendto(data, address)`` or ``sendto(data, flags, address)``: as ``send``: as with TCP on Linux the address is ignored."""
+        if len(args) not in (1, 2):
+            raise TypeError(f"sendto() takes 2 or 3 arguments, not {1 + len(args)}")
+        _check_ignored(args[-1])
+        return self.send(data, operator.index(args[0]) if len(args) == 2 else 0)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Send a binary file from ``offset``, ``count`` bytes of it or all; the number of bytes sent."""
@@ -854,6 +857,24 @@ class Stream(StreamCore):
     def __repr__(self) -> str:
         remote, local, rport, lport = split_key(self.key)
         return f"<Stream {self.state.name} {remote:#x}:{rport} <-> {local:#x}:{lport}>"
+
+
+def _check_ancillary(ancdata: Iterable[Any]) -> int:
+    """How many items of ancillary data there are. Raises TypeError for what is none."""
+    count = 0
+    for item in ancdata:
+        if not isinstance(item, (tuple, list)) or len(item) != 3:
+            raise TypeError("an item of ancillary data is (level, type, data)")
+        operator.index(item[0])
+        operator.index(item[1])
+        memoryview(item[2])
+        count += 1
+    return count
+
+
+def _check_ignored(address: Any) -> None:
+    if not isinstance(address, tuple):
+        raise TypeError(f"an address is a tuple, not {type(address).__name__!r}")
 
 
 def check_timeout(value: Any) -> float:

@@ -150,6 +150,35 @@ def test_sendmsg_of_what_is_no_list_of_buffers(sides: Pair) -> None:
     assert other.recv(100) == b"x"
 
 
+def test_an_address_is_ignored(sides: Pair) -> None:
+    """As TCP on Linux does: datagram programs that connect pass the peer's address along."""
+    one, other = sides
+    stream = loosely(one)
+    if stream.family == socket.AF_UNIX:
+        pytest.skip("sockets of this family refuse it")
+    assert stream.sendto(b"a", ("127.0.0.1", 9)) == 1
+    assert stream.sendto(b"b", 0, ("127.0.0.1", 9)) == 1
+    assert stream.sendmsg([b"c"], [], 0, ("127.0.0.1", 9)) == 1
+    for wrong in ((b"x",), (b"x", None), (b"x", 5), (b"x", "flags", ("127.0.0.1", 9))):
+        with pytest.raises(TypeError):
+            stream.sendto(*wrong)
+    with pytest.raises(TypeError):
+        stream.sendmsg([b"x"], [], 0, 5)
+    assert receive_exactly(other, 3) == b"abc"
+
+
+def test_sendmsg_of_wrong_ancillary_data(sides: Pair) -> None:
+    one, other = sides
+    stream = loosely(one)
+    for wrong in ([object()], [("level", 0, b"data")], [(0, "type", b"data")], [(0, 0, "text")], [(0, 0)], [(0, 0, b"data", 4)], 5):
+        with pytest.raises(TypeError):
+            stream.sendmsg([b"x"], wrong)
+    with pytest.raises(TypeError):
+        stream.sendmsg([b"x"], [], "flags")
+    one.sendall(b"x")
+    assert other.recv(100) == b"x"
+
+
 def test_flags_of_nothing_special(sides: Pair) -> None:
     one, other = sides
     assert one.send(b"a", 0) == 1
