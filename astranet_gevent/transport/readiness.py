@@ -1,8 +1,9 @@
 """A descriptor for select, poll and selectors: readable while a stream has something to read.
 
 Made when somebody asks for ``fileno()``, at 2.7 kB of kernel memory each; streams that are never polled have none. An eventfd polls
-readable while its counter is above 0. It polls writable, except of a dial that is under way: whoever writes without blocking gets EAGAIN
-and comes back.
+readable while its counter is above 0, and always writable: whoever writes without blocking gets EAGAIN and comes back. A dial that is under
+way polls neither readable nor writable, which an eventfd cannot say: one that is asked for its number has a socketpair, at five times the
+memory, and keeps it, because who waits for the outcome has registered this very descriptor.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Final, Protocol
 __all__ = ["Readiness"]
 
 
-# An eventfd with this counter takes no more, so it polls as not writable.
-_HIGHEST_COUNTER: Final = 2**64 - 2
+# The smallest send buffer that a system gives for this is the cheapest to fill.
+_LEAST_BUFFER: Final = 1
 
 
 class _Readable(Protocol):
@@ -26,19 +27,20 @@ class _Readable(Protocol):
 
 
 class Readiness:
-    """An Observer that keeps a descriptor's readability equal to ``source.readable``."""
+    """An Observer that keeps a descriptor's readability equal to ``source.readable``; with ``busy`` not writable until ``move()``."""
 
     def __init__(self, source: _Readable, *, busy: bool = False) -> None:
         self._source = source
         self._signalled = False
-        self._busy = False
-        if hasattr(os, "eventfd"):
+        self._busy = busy
+        if hasattr(os, "eventfd") and not busy:
             self._descriptor = self._signal_descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         else:
-            # Platforms without eventfd: the reading end of a socketpair, one byte in it while readable.
+            # One end of a socketpair, with something to read in it while readable, and with a full send buffer while busy.
             ends = socket.socketpair()
             for end in ends:
                 end.setblocking(False)
+            ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LEAST_BUFFER)
             self._descriptor, self._signal_descriptor = (end.detach() for end in ends)
         if busy:
             self._hold()
@@ -46,17 +48,19 @@ class Readiness:
             self.on_readable()
 
     def _hold(self) -> None:
-        """Poll as not writable: only an eventfd can, by a counter that is as high as it goes."""
-        if self._descriptor == self._signal_descriptor:
-            self._busy = True
-            os.write(self._signal_descriptor, _HIGHEST_COUNTER.to_bytes(8, sys.byteorder))
+        """Poll as not writable."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(self._descriptor, b"x")
 
     def move(self, source: _Readable) -> None:
         """Follow another source from now on, which is not busy: a dial has become a stream, or an error."""
         self._source = source
         if self._busy:
             self._busy = False
-            os.read(self._descriptor, 8)
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._signal_descriptor, 65536):
+                    pass
         self.on_readable()
 
     def fileno(self) -> int:
