@@ -22,7 +22,8 @@ import gevent.ssl
 
 from .descriptors import take_token
 from .dialling import PendingDial
-from .raw import CARRIED_OPTIONS, RawListener, RawStream, SocketKind, by_number, listening
+from .names import is_wildcard
+from .raw import Address, RawListener, RawStream, SocketKind, changed_options, listening, of_number
 from .resolver import MeshResolver
 from .tls import MemoryTLS
 
@@ -117,7 +118,7 @@ class Hooks:
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
             if fileno is not None:
-                raw = fileno if isinstance(fileno, (RawStream, RawListener)) else take_token(fileno)
+                raw = fileno if isinstance(fileno, (RawStream, RawListener)) else _find_raw(fileno)
                 if raw is not None:
                     _adopt(self, raw)
                     return
@@ -218,7 +219,7 @@ class Hooks:
 
     def _make_fromfd(self, original: Any) -> Any:
         def fromfd(fd: Any, family: int, type: int, proto: int = 0) -> Any:
-            raw = by_number.get(fd)
+            raw = of_number(fd)
             return GeventSocket(fileno=raw.dup()) if isinstance(raw, RawStream) else original(fd, family, type, proto)
 
         return fromfd
@@ -226,7 +227,7 @@ class Hooks:
     def _make_tls_init(self, original: Any) -> Any:
         def __init__(self: Any, sock: Any = None, *args: Any, **named: Any) -> None:
             raw = getattr(sock, "_sock", None)
-            original(self, _Handover(sock) if isinstance(raw, RawStream) else sock, *args, **named)
+            original(self, _Handover(sock) if isinstance(raw, (RawStream, RawListener)) else sock, *args, **named)
 
         return __init__
 
@@ -253,7 +254,7 @@ class Hooks:
     def connect(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         """Dial, and put the stream into the socket; with a timeout of 0 in the background, and EINPROGRESS."""
         system = sock._sock
-        if isinstance(system, (RawStream, RawListener)):
+        if isinstance(system, RawStream) or (isinstance(system, RawListener) and system.offered):
             return system.connect((service, port))
         if not system:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -266,17 +267,20 @@ class Hooks:
                 # Closed, or connected by somebody else, while this dial was under way.
                 code = errno.EISCONN if sock._sock else errno.EBADF
                 raise OSError(code, os.strerror(code))
-            self._exchange(sock, RawStream(stream, _kind(system), patch.own_address(stream), patch.far_address(service, port)))
+            own_address = _own_address(system, patch, stream)
+            self._exchange(sock, RawStream(stream, _kind(system), own_address, patch.far_address(service, port)))
         except BaseException:
             stream.close()
             raise
 
     def _connect_later(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         def on_open(stream: Stream) -> None:
-            raw.open(stream, patch.own_address(stream))
+            raw.open(stream, _own_address(system, patch, stream))
 
+        system = sock._sock
         dial = PendingDial(lambda: patch.dial(service, port, None), on_open)
-        raw = RawStream(dial, _kind(sock._sock), ("0.0.0.0", 0), patch.far_address(service, port))
+        own_address = system.own_address if isinstance(system, RawListener) else ("0.0.0.0", 0)
+        raw = RawStream(dial, _kind(system), own_address, patch.far_address(service, port))
         self._exchange(sock, raw)
 
     def connect_tls(self, sock: Any, address: Any, connect_ex: bool) -> Any:
@@ -287,6 +291,9 @@ class Hooks:
             raise ValueError("attempt to connect already-connected SSLSocket!")
         if connect_ex:
             code = GeventSocket.connect_ex(sock, address)
+            if code == errno.EINPROGRESS:
+                # Who does not wait goes on with do_handshake() when the socket has become writable.
+                sock._sslobj = getattr(sock, _CREATE_SSLOBJ)(False, sock._session)
             if code:
                 return code
         else:
@@ -303,26 +310,56 @@ class Hooks:
 
     def bind(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         """Put a listener-to-be into the socket."""
+        if isinstance(sock._sock, (RawStream, RawListener)):
+            sock._sock.bind((service, port))
         raw = RawListener(_kind(sock._sock), patch.far_address(service, port), patch.binder(service, port), patch.peer_address)
         self._exchange(sock, raw)
 
     def _exchange(self, sock: Any, raw: RawStream | RawListener) -> None:
-        """Put ``raw`` in place of the system's socket, which is closed; its number stays if somebody may know it."""
+        """Put ``raw`` in place of what the socket holds, which is closed; its number stays if somebody may know it."""
         system = sock._sock
-        for level, option, size in CARRIED_OPTIONS:
-            value = system.getsockopt(level, option, size) if size else system.getsockopt(level, option)
-            if any(value) if size else value:
-                raw.setsockopt(level, option, value)
-        number = _socket.socket.fileno(system)
+        options = system.options if isinstance(system, RawListener) else changed_options(system)
+        for (level, option), value in options.items():
+            raw.setsockopt(level, option, value)
         for watcher in (sock._read_event, sock._write_event):
             watcher.close()
-        sock.hub.loop.closing_fd(number)
-        if number in self._seen:
-            raw.keep_number(system.detach())
+        if isinstance(system, RawListener) and isinstance(raw, RawStream):
+            number, raw.bound = system.give_up()
         else:
-            system.close()
+            number = self._give_up(sock)
+        if number >= 0:
+            raw.keep_number(number)
         sock._read_event, sock._write_event = raw.watchers()
         sock._sock = raw
+
+    def _give_up(self, sock: Any) -> int:
+        """Close a socket of the system; its number, still open, if somebody may know it, else -1."""
+        system = sock._sock
+        number = _socket.socket.fileno(system)
+        sock.hub.loop.closing_fd(number)
+        if number in self._seen:
+            return int(system.detach())
+        system.close()
+        return -1
+
+
+def _own_address(system: Any, patch: Patch, stream: Stream) -> Address:
+    """The address of the near end of a dialled stream: what was bound before, as far as something was."""
+    chosen = patch.own_address(stream)
+    if not isinstance(system, RawListener):
+        return chosen
+    host, port = system.own_address
+    return chosen[0] if is_wildcard(host) else host, port or chosen[1]
+
+
+def _find_raw(number: Any) -> RawStream | RawListener | None:
+    """What a number stands for that was detached from one of our sockets, or is that of one."""
+    raw = of_number(number)
+    if raw is not None:
+        raw.add_owner()
+        return raw
+    detached: RawStream | RawListener | None = take_token(number)
+    return detached
 
 
 def _withdraw_unused() -> None:

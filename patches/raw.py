@@ -6,15 +6,19 @@ gevent's own class does the waiting, the time-outs and everything else that prog
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
+import operator
 import os
 import socket
 import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Final, cast
+
+from gevent import monkey
 
 from astranet_gevent import AstraNetError, Listener, Stream, WrongThreadError
 from astranet_gevent.errors import StreamWouldBlockError
@@ -24,21 +28,51 @@ from .descriptors import make_descriptor, make_token
 from .dialling import PendingDial
 from .watchers import Watcher
 
-__all__ = ["CARRIED_OPTIONS", "RawListener", "RawStream", "SocketKind", "by_number", "full_address", "listening", "short_port"]
+__all__ = ["RawListener", "RawStream", "SocketKind", "by_number", "changed_options", "full_address", "listening", "of_number", "short_port"]
 
 # Of a socket: family, type and protocol as the program gave them.
 SocketKind = tuple[int, int, int]
 
 Address = tuple[str, int]
 
-#: Answers of the system that programs may have set before the connect, and that matter or are asked for afterwards.
-CARRIED_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_LINGER, 8),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0),
-    (socket.SOL_SOCKET, socket.SO_REUSEADDR, 0),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 0),
+# Options that programs set before the connect or the bind, and that matter or are asked for afterwards, by name, as platforms differ.
+_CARRIED: Final = {
+    socket.SOL_SOCKET: ("SO_KEEPALIVE", "SO_LINGER", "SO_OOBINLINE", "SO_RCVBUF", "SO_REUSEADDR", "SO_REUSEPORT", "SO_SNDBUF"),
+    socket.IPPROTO_TCP: ("TCP_KEEPCNT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_NODELAY", "TCP_USER_TIMEOUT"),
+    socket.IPPROTO_IPV6: ("IPV6_V6ONLY",),
+}
+_CARRIED_OPTIONS: Final = tuple(
+    (int(level), int(getattr(socket, name)), 8 if name == "SO_LINGER" else 0)
+    for level, names in _CARRIED.items()
+    for name in names
+    if hasattr(socket, name)
 )
 
+# What a socket of the system answers that nobody has changed, by family.
+_pristine: dict[int, dict[tuple[int, int], Any]] = {}
+
+
+def changed_options(system: Any) -> dict[tuple[int, int], Any]:
+    """What a program has set of a socket of the system, as far as it is carried over."""
+    family = system.family
+    before = _pristine.get(family)
+    if before is None:
+        fresh = _socket.socket(family, socket.SOCK_STREAM)
+        before = _pristine[family] = _read_options(fresh)
+        fresh.close()
+    return {key: value for key, value in _read_options(system).items() if value != before.get(key)}
+
+
+def _read_options(system: Any) -> dict[tuple[int, int], Any]:
+    found = {}
+    for level, option, size in _CARRIED_OPTIONS:
+        if level != socket.IPPROTO_IPV6 or system.family == socket.AF_INET6:
+            found[level, option] = system.getsockopt(level, option, size) if size else system.getsockopt(level, option)
+    return found
+
+
+# Not gevent's: that one waits for the loop when a number is closed twice, and this runs where nothing may wait.
+_close: Final = monkey.get_original("os", "close")
 
 _WOULD_BLOCK = os.strerror(errno.EAGAIN)
 
@@ -52,7 +86,7 @@ listening: weakref.WeakSet[RawListener] = weakref.WeakSet()
 class _Raw:
     """What both have in common: kind, addresses, and the number under which a program may poll them."""
 
-    __slots__ = ("__weakref__", "_number", "_open", "family", "own_address", "proto", "type")
+    __slots__ = ("__weakref__", "_identity", "_number", "_open", "_owners", "family", "own_address", "proto", "type")
 
     def __init__(self, kind: SocketKind, own_address: Address) -> None:
         self.family, self.type, self.proto = kind
@@ -60,16 +94,41 @@ class _Raw:
         # A number of our own, which is closed with the socket.
         self._number = -1
         self._open = True
+        # What stands under the number that ``by_number`` has of this.
+        self._identity = (0, 0)
+        # How many socket objects were made of the number, this one's included; the first to close it ends all of them.
+        self._owners = 1
 
     def fileno(self) -> int:
         """A number that is there already, else -1: gevent asks for it while it closes."""
         return self._number
 
+    def _register(self, number: int) -> None:
+        """Be found by the number from now on."""
+        by_number[number] = self
+        self._identity = _identity(number)
+
+    def is_under(self, number: int) -> bool:
+        """Whether the number, under which this was registered, still stands for it: a program may have closed it."""
+        try:
+            return _identity(number) == self._identity
+        except OSError:
+            return False
+
+    def add_owner(self) -> None:
+        """Another socket object has been made of the number."""
+        self._owners += 1
+
+    def _leave_to_others(self) -> bool:
+        """One owner detaches: whether others go on, to whom it leaves everything."""
+        self._owners -= 1
+        return self._owners > 0
+
     def _close_number(self) -> None:
         number, self._number = self._number, -1
         if number >= 0:
             by_number.pop(number, None)
-            os.close(number)
+            _close(number)
 
     def getsockname(self) -> Any:
         """The address of this end."""
@@ -82,11 +141,16 @@ class _Raw:
     timeout = property(gettimeout)
 
     def close(self) -> None:
-        """End it; nothing the second time."""
+        """End it; nothing the second time, but EBADF for another owner of the number."""
         if self._open:
             self._open = False
-            self._close_number()
-            self._end()
+            try:
+                self._end()
+            finally:
+                # Raises when the program has closed the number itself.
+                self._close_number()
+        elif self._owners > 1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     @abstractmethod
     def _end(self) -> None:
@@ -108,7 +172,7 @@ def _would_block() -> BlockingIOError:
 class RawStream(_Raw):
     """A stream, or one that is being dialled."""
 
-    __slots__ = ("_polled", "_shares", "_stream", "peer_address", "recv", "recv_into", "send")
+    __slots__ = ("_polled", "_shares", "_stream", "bound", "peer_address", "recv", "recv_into", "send")
 
     # The stream's own: methods here that call them would add 0.3 us to every call; these take 200 bytes per connection.
     recv: Callable[..., bytes]
@@ -124,6 +188,8 @@ class RawStream(_Raw):
         # How many of these share the stream, made by the first dup().
         self._shares: list[int] | None = None
         self.peer_address = peer_address
+        # What a bind before the connect holds, for as long as this is open.
+        self.bound: Any = None
 
     def __repr__(self) -> str:
         return f"<socket object of the mesh, {self._stream!r}>"
@@ -143,14 +209,15 @@ class RawStream(_Raw):
         """Answer ``fileno()`` with a number that the program has seen already; it is ours from now on."""
         os.dup2(self._stream.fileno(), number, inheritable=False)
         self._number = number
+        self._register(number)
 
     def number(self) -> int:
         """A descriptor to poll, made when it is first asked for."""
         number = self._number
         if number < 0:
             number = self._polled = self._stream.fileno()
-        if number >= 0:
-            by_number[number] = self
+            if number >= 0:
+                self._register(number)
         return number
 
     def watchers(self) -> tuple[Watcher, Watcher]:
@@ -243,6 +310,8 @@ class RawStream(_Raw):
             # gevent has let go of this one already.
             self.close()
             raise
+        if self._leave_to_others():
+            return self.number()
         self._open = False
         stream = self._stream
         # The number of the stream's own descriptor, open: to be reused or closed.
@@ -262,6 +331,7 @@ class RawStream(_Raw):
             raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it cannot be duplicated or detached")
 
     def _end(self) -> None:
+        self.bound = None
         by_number.pop(self._polled, None)
         if self._shares is not None:
             self._shares[0] -= 1
@@ -281,7 +351,7 @@ class RawListener(_Raw):
     to its children. A child that looks offers it on a node of its own.
     """
 
-    __slots__ = ("_backlog", "_bind", "_looked", "_options", "_peer_address", "listener")
+    __slots__ = ("_backlog", "_bind", "_looked", "_peer_address", "listener", "options")
 
     def __init__(
         self, kind: SocketKind, address: Address, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]
@@ -293,7 +363,7 @@ class RawListener(_Raw):
         self._looked = False
         self._bind = bind
         self._peer_address = peer_address
-        self._options: dict[tuple[int, int], Any] = {}
+        self.options: dict[tuple[int, int], Any] = {}
 
     def __repr__(self) -> str:
         return f"<socket object of the mesh, {self.listener!r}>"
@@ -309,6 +379,11 @@ class RawListener(_Raw):
     def _forget_acceptor(self, watcher: Watcher) -> None:
         if self.listener is not None:
             self.listener.on_ready(None)
+
+    @property
+    def offered(self) -> bool:
+        """Whether ``listen()`` has been called."""
+        return self._backlog > 0
 
     def _look(self) -> Listener:
         """The listener, for who wants to know whether somebody dials. Raises OSError(EINVAL) before ``listen()``."""
@@ -344,6 +419,7 @@ class RawListener(_Raw):
         self._number = number
         if self.listener is not None:
             os.dup2(self.listener.fileno(), number, inheritable=False)
+        self._register(number)
 
     def number(self) -> int:
         """A descriptor to poll.
@@ -351,11 +427,15 @@ class RawListener(_Raw):
         One of our own: when the node closes, its listeners and their descriptors go, and a server that still polls must not find another
         file under the number.
         """
-        if self._backlog or self._number < 0:
+        if not self._backlog:
+            if self._number < 0:
+                self._number = _make_placeholder()
+                self._register(self._number)
+        else:
             listener = self._look()
             if self._number < 0:
                 self._number = os.dup(listener.fileno())
-                by_number[self._number] = self
+                self._register(self._number)
         return self._number
 
     def fileno(self) -> int:
@@ -364,8 +444,14 @@ class RawListener(_Raw):
 
     def listen(self, backlog: int = 128) -> None:
         """Offer the service."""
+        backlog = operator.index(backlog)
+        if not -(2**31) <= backlog < 2**31:
+            raise OverflowError(f"listen() takes a C int, not {backlog}")
         if self._backlog:
             return
+        if self._number >= 0:
+            # Raises when the program has closed it: what another file may have by now must not be overwritten.
+            os.fstat(self._number)
         self._backlog = max(1, backlog)
         try:
             listener = self._offer()
@@ -383,6 +469,8 @@ class RawListener(_Raw):
             raise _would_block() from None
         peer_address = self._peer_address(node_id, port)
         raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
+        for (level, option), value in self.options.items():
+            raw.setsockopt(level, option, value)
         return raw, full_address(self.family, peer_address)
 
     def _refuse(self, *args: Any) -> Any:
@@ -396,10 +484,19 @@ class RawListener(_Raw):
     sendmsg = sendto = send
 
     def connect(self, address: Any) -> None:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        """Nothing but the mesh is connected to from what is bound there; that one the hooks connect."""
+        code = self.connect_ex(address)
+        raise OSError(code, os.strerror(code))
 
     def connect_ex(self, address: Any) -> int:
-        return errno.EINVAL
+        return errno.EISCONN if self._backlog else errno.EINVAL
+
+    def give_up(self) -> tuple[int, Any]:
+        """For a stream to take this one's place: the number that the program has seen, if any, else -1; and what the bind holds."""
+        number, self._number = self._number, -1
+        bound = self._bind
+        self.close()
+        return number, bound
 
     def bind(self, address: Any) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -407,13 +504,16 @@ class RawListener(_Raw):
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         if (level, option) == (socket.SOL_SOCKET, getattr(socket, "SO_ACCEPTCONN", None)):
             return int(self._backlog > 0)
-        return get_option(self._options, level, option, buflen, lambda: 0)
+        return get_option(self.options, level, option, buflen, lambda: 0)
 
     def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
-        set_option(self._options, level, option, value)
+        set_option(self.options, level, option, value)
 
     def detach(self) -> int:
         """A number of which a socket object can be made again."""
+        if self._leave_to_others():
+            return self.number()
+        self._owners = 1
         return make_token(self)
 
     def _end(self) -> None:
@@ -423,6 +523,22 @@ class RawListener(_Raw):
             self.listener.close()
         # With it goes whatever the patch holds for as long as this socket is bound.
         self._bind = _closed
+
+
+def of_number(number: Any) -> RawStream | RawListener | None:
+    """The socket that a number was given out for, if it still stands for it."""
+    raw = by_number.get(number) if by_number and isinstance(number, int) else None
+    return raw if raw is not None and raw.is_under(number) else None
+
+
+def _identity(number: int) -> tuple[int, int]:
+    status = os.fstat(number)
+    return status.st_dev, status.st_ino
+
+
+def _make_placeholder() -> int:
+    """A number for a socket that does not listen yet: there is nothing to be read under it."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()
 
 
 def _do_nothing(watcher: Watcher) -> None:
@@ -441,5 +557,6 @@ def short_port(port: int) -> int:
 def full_address(family: int, address: Address) -> Any:
     """An address in the form of its family."""
     if family == socket.AF_INET6:
-        return f"::ffff:{address[0]}", address[1], 0, 0
+        host, port = address
+        return host if ":" in host else f"::ffff:{host}", port, 0, 0
     return address

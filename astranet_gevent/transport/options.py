@@ -51,6 +51,7 @@ _TCP_DEFAULTS: Final = {
     "TCP_WINDOW_CLAMP": 65536,
 }
 _IP_DEFAULTS: Final = {"IP_TOS": 0, "IP_TTL": 64}
+_IPV6_DEFAULTS: Final = {"IPV6_TCLASS": 0, "IPV6_UNICAST_HOPS": 64, "IPV6_V6ONLY": 0}
 
 # A plain tuple of ints: gevent asks for an option (not this one) in every sendall().
 _ERROR: Final = (int(socket.SOL_SOCKET), int(socket.SO_ERROR))
@@ -62,7 +63,12 @@ _STRUCTS: Final = frozenset(
 
 
 def _known_options() -> dict[tuple[int, int], int]:
-    groups = ((socket.SOL_SOCKET, _SOCKET_DEFAULTS), (socket.IPPROTO_TCP, _TCP_DEFAULTS), (socket.IPPROTO_IP, _IP_DEFAULTS))
+    groups = (
+        (socket.SOL_SOCKET, _SOCKET_DEFAULTS),
+        (socket.IPPROTO_TCP, _TCP_DEFAULTS),
+        (socket.IPPROTO_IP, _IP_DEFAULTS),
+        (socket.IPPROTO_IPV6, _IPV6_DEFAULTS),
+    )
     return {
         (int(level), int(getattr(socket, name))): value for level, names in groups for name, value in names.items() if hasattr(socket, name)
     }
