@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-$(VERSION)
 SERVERS := $(VENV)/.servers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format test-all clean
+.PHONY: help demo test suites check bench format test-all clean
 # A recipe that fails half-way must not leave its target behind as if it were made.
 .DELETE_ON_ERROR:
 
@@ -26,6 +26,9 @@ demo: $(STAMP)  ## three processes: thousands of files over one TCP connection, 
 
 test: $(STAMP) $(SERVERS)  ## the whole test suite
 	$(BIN)/pytest $(ARGS)
+
+suites: $(STAMP)  ## the interpreter's and gevent's own network tests, on sockets and on a mesh
+	@$(BIN)/python tests/patches/compare.py $(ARGS)
 
 check: $(STAMP)  ## style, types, import directions, package contents
 	$(BIN)/ruff check --output-format concise .

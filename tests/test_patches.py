@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from integration.tools import run_script
 
@@ -522,25 +517,6 @@ def test_program(program: str) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout == "done\n"
     assert "Traceback" not in result.stderr, result.stderr
-
-
-def test_tests_of_the_interpreter(tmp_path: Path) -> None:
-    """The interpreter's own tests of connected sockets pass when streams carry them."""
-    pytest.importorskip("test.test_socket", reason="the interpreter's tests are not installed", exc_type=ImportError)
-    output = tmp_path / "outcomes"
-    command = [
-        sys.executable,
-        str(Path(__file__).parent / "patches" / "run_module.py"),
-        "mesh",
-        "test.test_socket",
-        str(output),
-        "*.BasicTCPTest.*",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    assert done.returncode == 0, done.stderr
-    outcomes = json.loads(output.read_text())
-    assert len(outcomes) >= 10
-    assert {name for name, outcome in outcomes.items() if outcome != "ok"} == set()
 
 
 def test_without_monkey_patching() -> None:
