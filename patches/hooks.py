@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ class Hooks:
             for module in (gevent.socket, _socket3, *([socket] if socket.fromfd is gevent.socket.fromfd else [])):
                 self._replace(module, "fromfd", self._make_fromfd(module.fromfd))
             self._replace(SSLSocket, "__init__", self._make_tls_init(SSLSocket.__init__))
+            self._replace(SSLSocket, "sendall", self._make_tls_sendall(SSLSocket.sendall))
             self._replace(SSLSocket, "_real_connect", self._make_tls_connect(SSLSocket._real_connect))
             self._replace(SSLSocket, _CREATE_SSLOBJ, self._make_sslobj(getattr(SSLSocket, _CREATE_SSLOBJ)))
             self._replace(gevent.hub.Hub, "resolver", self._make_resolver(gevent.hub.Hub.resolver))
@@ -230,6 +232,18 @@ class Hooks:
             original(self, _Handover(sock) if isinstance(raw, (RawStream, RawListener)) else sock, *args, **named)
 
         return __init__
+
+    def _make_tls_sendall(self, original: Any) -> Any:
+        def sendall(self: Any, data: Any, flags: int = 0) -> None:
+            try:
+                original(self, data, flags)
+            except BlockingIOError:
+                # What MemoryTLS raises for the sake of send().
+                if isinstance(self._sslobj, MemoryTLS):
+                    raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)") from None
+                raise
+
+        return sendall
 
     def _make_tls_connect(self, original: Any) -> Any:
         def _real_connect(self: Any, address: Any, connect_ex: bool) -> Any:

@@ -109,9 +109,6 @@ _DESCRIPTOR = Difference("the number can be polled, not read or written: bytes o
 
 #: By the name of the test.
 DIFFERENCES: dict[str, Difference] = {
-    "gevent.tests.test__ssl.TestSSL.test_ssl_sendall_timeout0": Difference(
-        "BlockingIOError where it expects SSLWantWriteError, of which gevent's send() makes a 0 that programs take for sent"
-    ),
     # With poll it passes on neither.
     "test.test_asyncore.TestAPI_UseIPv4Select.test_handle_expt": _OUT_OF_BAND,
     "test.test_asyncore.TestAPI_UseIPv6Select.test_handle_expt": _OUT_OF_BAND,
