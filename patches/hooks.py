@@ -23,8 +23,10 @@ import gevent.ssl
 
 from .descriptors import take_token
 from .dialling import PendingDial
+from .listening import RawListener, listening
 from .names import is_wildcard
-from .raw import Address, RawListener, RawStream, SocketKind, changed_options, listening, of_number
+from .options import changed_options
+from .raw import Address, RawSocket, RawStream, SocketKind, of_number
 from .resolver import MeshResolver
 from .tls import MemoryTLS
 
@@ -91,6 +93,7 @@ class Hooks:
             self._replace(SSLSocket, "_real_connect", self._make_tls_connect(SSLSocket._real_connect))
             self._replace(SSLSocket, _CREATE_SSLOBJ, self._make_sslobj(getattr(SSLSocket, _CREATE_SSLOBJ)))
             self._replace(gevent.hub.Hub, "resolver", self._make_resolver(gevent.hub.Hub.resolver))
+            RawSocket.hooked = True
         except BaseException:
             self._uninstall()
             raise
@@ -102,6 +105,7 @@ class Hooks:
         self._replaced.append((owner, name, old, new))
 
     def _uninstall(self) -> None:
+        RawSocket.hooked = False
         while self._replaced:
             owner, name, old, new = self._replaced.pop()
             if vars(owner).get(name) is not new:
@@ -120,7 +124,7 @@ class Hooks:
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
             if fileno is not None:
-                raw = fileno if isinstance(fileno, (RawStream, RawListener)) else _find_raw(fileno)
+                raw = fileno if isinstance(fileno, RawSocket) else _find_raw(fileno)
                 if raw is not None:
                     _adopt(self, raw)
                     return
@@ -181,7 +185,7 @@ class Hooks:
 
         def fileno(self: Any) -> int:
             sock = self._sock
-            if isinstance(sock, (RawStream, RawListener)):
+            if isinstance(sock, RawSocket):
                 return sock.number()
             number: int = original(self)
             seen.add(number)
@@ -214,7 +218,7 @@ class Hooks:
     def _make_set_inheritable(self, original: Any) -> Any:
         def set_inheritable(self: Any, inheritable: bool) -> None:
             # There is nothing to inherit, and asking for a number would say that somebody wants to poll.
-            if not isinstance(self._sock, (RawStream, RawListener)):
+            if not isinstance(self._sock, RawSocket):
                 original(self, inheritable)
 
         return set_inheritable
@@ -229,7 +233,7 @@ class Hooks:
     def _make_tls_init(self, original: Any) -> Any:
         def __init__(self: Any, sock: Any = None, *args: Any, **named: Any) -> None:
             raw = getattr(sock, "_sock", None)
-            original(self, _Handover(sock) if isinstance(raw, (RawStream, RawListener)) else sock, *args, **named)
+            original(self, _Handover(sock) if isinstance(raw, RawSocket) else sock, *args, **named)
 
         return __init__
 
@@ -324,7 +328,7 @@ class Hooks:
 
     def bind(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         """Put a listener-to-be into the socket."""
-        if isinstance(sock._sock, (RawStream, RawListener)):
+        if isinstance(sock._sock, RawSocket):
             sock._sock.bind((service, port))
         raw = RawListener(_kind(sock._sock), patch.far_address(service, port), patch.binder(service, port), patch.peer_address)
         self._exchange(sock, raw)
@@ -366,13 +370,13 @@ def _own_address(system: Any, patch: Patch, stream: Stream) -> Address:
     return chosen[0] if is_wildcard(host) else host, port or chosen[1]
 
 
-def _find_raw(number: Any) -> RawStream | RawListener | None:
+def _find_raw(number: Any) -> RawSocket | None:
     """What a number stands for that was detached from one of our sockets, or is that of one."""
     raw = of_number(number)
     if raw is not None:
         raw.add_owner()
         return raw
-    detached: RawStream | RawListener | None = take_token(number)
+    detached: RawSocket | None = take_token(number)
     return detached
 
 
@@ -433,7 +437,7 @@ class _Owner:
         return sock is None or sock.timeout != 0.0
 
 
-def _adopt(sock: Any, raw: RawStream | RawListener) -> None:
+def _adopt(sock: Any, raw: RawSocket) -> None:
     """Make a socket object of an accepted stream, as gevent's own ``__init__`` does of a descriptor."""
     for base in GeventSocket.__mro__[1:]:
         if "__init__" in vars(base):

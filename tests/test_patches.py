@@ -299,6 +299,33 @@ with patches.apply(client), warnings.catch_warnings(record=True) as caught:
     del listener
     assert "forgotten" not in client.service_map
 """,
+    "servers and sockets that outlive their patch": """
+def accept_one(listener):
+    sock, address = listener.accept()
+    with sock:
+        echo(sock, address)
+with patches.apply(server):
+    echoing = StreamServer(("echo", 7), echo)
+    echoing.start()
+    looping = socket.create_server(("loop", 7))
+with patches.apply(client):
+    client.service_map.wait_for("loop", 10)
+    old = socket.create_connection(("echo.mesh", 7), 10)
+assert not hasattr(socket.socket.__init__, "__wrapped__") and "astranet" not in socket.socket.__init__.__module__
+data = os.urandom(500_000)
+gevent.spawn(accept_one, looping)
+for name in ("echo", "loop"):
+    with client.dial(name, 10) as stream:
+        writer = gevent.spawn(stream.sendall, data)
+        assert exactly(stream, len(data)) == data
+        stream.shutdown(socket.SHUT_WR)
+        assert stream.recv(1) == b""
+old.sendall(b"still")
+assert select.select([old], [], [], 10)[0] == [old] and exactly(old, 5) == b"still"
+old.close()
+echoing.stop()
+looping.close()
+""",
     "servers": """
 import socketserver, threading, xmlrpc.client, xmlrpc.server
 from wsgiref.simple_server import WSGIRequestHandler, make_server

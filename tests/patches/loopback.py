@@ -16,7 +16,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from astranet_gevent.patches import Patch, Rules
-from astranet_gevent.patches.raw import RawListener, RawStream
+from astranet_gevent.patches.listening import RawListener
+from astranet_gevent.patches.raw import RawStream
 
 from astranet_gevent import AstraNet, Listener, Stream
 
