@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# A third of the tests' time is waiting for processes that they have started. A file's tests stay together: some share servers.
+PARALLEL ?= --numprocesses 3 --dist loadfile
 
 BIN := $(VENV)/bin
 # The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.
@@ -20,12 +22,13 @@ SERVERS := $(VENV)/.servers
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  PYTHON=python3.12 chooses the interpreter, ARGS="..." is passed on: make test ARGS="-k relay"'
+	@echo '  PARALLEL= runs the tests one after the other'
 
 demo: $(STAMP)  ## three processes: thousands of files over one TCP connection, through a relay
 	@$(BIN)/python -m demo $(ARGS)
 
 test: $(STAMP) $(SERVERS)  ## the whole test suite
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 suites: $(STAMP)  ## the interpreter's and gevent's own network tests, on sockets and on a mesh
 	@$(BIN)/python tests/patches/compare.py $(ARGS)
