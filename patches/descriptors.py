@@ -17,12 +17,12 @@ import gevent.socket
 
 from astranet_gevent import Stream
 
-__all__ = ["make_descriptor", "make_token", "take_token"]
+__all__ = ["make_descriptor", "make_token", "take_token", "tokens"]
 
 _CHUNK: Final = 65536
 
-# What was detached, by device and inode of its token: never more than the process has descriptors.
-_tokens: dict[tuple[int, int], Any] = {}
+#: What was detached, by device and inode of its token: never more than the process has descriptors.
+tokens: dict[tuple[int, int], Any] = {}
 
 
 def make_descriptor(stream: Stream) -> int:
@@ -63,16 +63,16 @@ def make_token(thing: Any) -> int:
     """A number for something that is to be found again by ``take_token``, also after a fork."""
     sock = gevent.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     number = int(sock.detach())
-    _tokens[_identity(number)] = thing
+    tokens[_identity(number)] = thing
     return number
 
 
 def take_token(number: int) -> Any:
     """What a number was made for, once; None when it was made for nothing. The number is closed."""
-    if not _tokens:
+    if not tokens:
         return None
     try:
-        thing = _tokens.pop(_identity(number), None)
+        thing = tokens.pop(_identity(number), None)
     except OSError:
         return None
     if thing is not None:

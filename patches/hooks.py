@@ -21,12 +21,12 @@ import gevent.hub
 import gevent.socket
 import gevent.ssl
 
-from .descriptors import take_token
+from .descriptors import take_token, tokens
 from .dialling import PendingDial
 from .listening import RawListener, listening
 from .names import is_wildcard
 from .options import changed_options
-from .raw import Address, RawSocket, RawStream, SocketKind, of_number
+from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
 from .resolver import MeshResolver
 from .tls import MemoryTLS
 
@@ -123,7 +123,8 @@ class Hooks:
         seen, with_bindings = self._seen, self._with_bindings
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
-            if fileno is not None:
+            # Written out for what the system accepts: 1 us of its 25 otherwise.
+            if fileno is not None and (by_number or tokens or fileno.__class__ is not int):
                 raw = fileno if isinstance(fileno, RawSocket) else _find_raw(fileno)
                 if raw is not None:
                     _adopt(self, raw)

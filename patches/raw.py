@@ -37,7 +37,8 @@ _close: Final = monkey.get_original("os", "close")
 _WOULD_BLOCK = os.strerror(errno.EAGAIN)
 
 #: Sockets whose number somebody has asked for, for those who make a socket object of it.
-by_number: weakref.WeakValueDictionary[int, RawSocket] = weakref.WeakValueDictionary()
+#: A plain dict, as every socket that the system makes is looked up here; a socket that ends takes itself out.
+by_number: dict[int, weakref.ref[RawSocket]] = {}
 
 
 class RawSocket:
@@ -73,7 +74,7 @@ class RawSocket:
 
     def _register(self, number: int) -> None:
         """Be found by the number from now on."""
-        by_number[number] = self
+        by_number[number] = weakref.ref(self)
         self._identity = _identity(number)
 
     def is_under(self, number: int) -> bool:
@@ -315,7 +316,8 @@ class RawStream(RawSocket):
 
 def of_number(number: Any) -> RawSocket | None:
     """The socket that a number was given out for, if it still stands for it."""
-    raw = by_number.get(number) if by_number and isinstance(number, int) else None
+    found = by_number.get(number) if isinstance(number, int) else None
+    raw = None if found is None else found()
     return raw if raw is not None and raw.is_under(number) else None
 
 
