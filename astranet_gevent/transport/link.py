@@ -1,8 +1,8 @@
 """Link: one connection to a peer node; a reader greenlet, a writer greenlet, a table of streams.
 
 Rules for editing: the reader never waits for anything but its Conn, and nothing that it calls may switch greenlets: whoever got data is
-noted and woken afterwards from the hub, all together. Writing is a callback that sends what is queued without waiting; only what the Conn
-does not take at once is left to the writer greenlet. ``end()`` may be called from anywhere, twice, and with any greenlet waiting.
+noted and woken afterwards from the hub, all together. The sending half is in ``outlet.py``. ``end()`` may be called from anywhere, twice,
+and with any greenlet waiting.
 """
 
 from __future__ import annotations
@@ -26,25 +26,17 @@ from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeou
 from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
 from ..threads import get_ident
-from .conn import Buffer, Conn
+from .conn import Conn
+from .outlet import Outlet
 from .path import Path, ResetCode, encode_reset
-from .send_queue import SendQueue
 from .stream import Stream
 
 __all__ = ["Link", "LinkOwner"]
 
 log = logging.getLogger("astranet_gevent")
 
-# While those who got data are still being run, send the first answer at once and then every so many seconds, so that the other process
-# works at the same time: 4 echoing streams were 2.5 times as fast with that first one, 30 streams 1.7 times. A shorter time costs more
-# system calls than it gains: 1000 streams were a fifth slower at 50 us.
-_EARLY_FLUSH: Final = 200e-6
-
 # Dials cancelled before a node of the original answered; more than these and the oldest is forgotten, and its late SYN ignored.
 _MAX_CANCELLED: Final = 1024
-
-# Batches sent in one go before other greenlets get their turn.
-_BATCHES_PER_FLUSH: Final = 4
 
 # Seconds for which what the peer sent before it was lost may still be read.
 _LAST_WORDS: Final = 2.0
@@ -99,49 +91,30 @@ class LinkOwner(Protocol):
         ...
 
 
-class Link:
+class Link(Outlet):
     """One connection to a peer node. Made by ``attach()``, ``join()`` and ``listen()``."""
 
     def __init__(self, owner: LinkOwner, conn: Conn, hub: Hub, *, loopback: bool = False) -> None:
-        self.hub = hub
-        # Compared in every call of a stream; after a fork it is that of no thread.
-        self.thread = get_ident()
-        self.forked = False
+        super().__init__(owner.config, LinkCore(owner.config, owner.node_id, monotonic()), conn, hub)
         self.frame_size = owner.config.frame_size
         self.loopback = loopback
-        self.core = LinkCore(owner.config, owner.node_id, monotonic())
-        self.queue = SendQueue(owner.config.queue_bytes)
         self.streams: dict[bytes, Stream] = {}
         # Streams of ours whose SYN has not come, by port: an acceptor may answer from another port than the one dialled.
         self.dialing: dict[int, Stream] = {}
         self.paths: dict[int, Path] = {}
-        # Senders that wait for room in the queue, in the order in which they came.
-        self.blocked: dict[Stream, None] = {}
-        self.flush_scheduled = False
-        # Set while those who got data are being run, until the first of them has written.
-        self.answers_at_once = False
         self.error: Exception | None = None
         self.ended = Event()
         # Set by the next bytes that arrive, when somebody wants to know whether the peer still lives.
         self.heard: Event | None = None
         self._owner = owner
-        self._conn = conn
         self._own_id = owner.node_id.to_bytes(8, "big")
         self._buffer = FrameBuffer(owner.config.frame_size)
         self._cancelled: OrderedDict[int, Path] = OrderedDict()
         self._budget = WindowBudget()
         self._ready = Event()
-        # Made by a close() that waits until everything is sent.
-        self._flushed: Event | None = None
         # Set once we have closed: what still comes is not for anybody.
         self._discarding = False
-        # What the Conn did not take; the writer greenlet is at work on it while ``_writing``.
-        self._leftover: list[Buffer] = []
-        self._writing = False
-        self._writer_parked = False
-        self._send_failed = False
         self._suspected = False
-        self._flush_due = 0.0
         # Streams whose waiters are to be woken, each once however many frames came for it: a second time would wake the wait that follows.
         self._readable: dict[Stream, None] = {}
         self._writable: dict[Stream, None] = {}
@@ -150,7 +123,7 @@ class Link:
         conn.after_read = self._after_read
         self._timer: Any = hub.loop.timer(0)
         self.queue.push_control(self.core.handshake_frame(conn.remote_address))
-        self._writer = gevent.spawn(self._write_loop)
+        self._start_writer()
         self._reader = gevent.spawn(self._read_loop)
         self.schedule_flush()
         self._arm_timer()
@@ -368,17 +341,14 @@ class Link:
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         self._run_noted()
         self.flush_scheduled = was_scheduled
-        if not was_scheduled and self._wants_flush():
+        if not was_scheduled and self.wants_flush():
             self._flush()
 
     def _run_noted(self) -> None:
         self._run_scheduled = False
         readable, self._readable = self._readable, {}
         writable, self._writable = self._writable, {}
-        self._flush_due = monotonic() + _EARLY_FLUSH
-        # Only while others are still to be run: the parts of a single answer, as head and body of a response, are worth a frame each but
-        # not a system call and a wake-up of the peer each.
-        self.answers_at_once = len(readable) > 1
+        self.start_answers(len(readable))
         for stream in readable:
             waiter = stream.recv_waiter
             if waiter is not None:
@@ -388,7 +358,7 @@ class Link:
                 except BaseException:  # noqa: BLE001 - as in _switch_to(), written out: this runs for every message
                     self.hub.handle_error(waiter, *sys.exc_info())
                 if monotonic() > self._flush_due:
-                    self._flush_early()
+                    self.flush_early()
         self.answers_at_once = False
         for stream in writable:
             waiter = stream.send_waiter
@@ -396,143 +366,16 @@ class Link:
                 stream.send_waiter = None
                 self._switch_to(waiter)
                 if monotonic() > self._flush_due:
-                    self._flush_early()
-
-    def send_answer(self) -> None:
-        """Send the first of the answers at once: the peer has work while the others are made, and none of them may follow."""
-        self.answers_at_once = False
-        self._flush_early()
-
-    def _flush_early(self) -> None:
-        """Send what has come together so far, unless there is large data in it: that is sent best in large batches."""
-        if self.queue and not self._writing and not self.queue.has_turns:
-            self._flush_once()
-        self._flush_due = monotonic() + _EARLY_FLUSH
+                    self.flush_early()
 
     def _after_read(self) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         self._run_noted()
         self.flush_scheduled = was_scheduled
-        if not self._writing and self._wants_flush():
+        if not self._writing and self.wants_flush():
             self._flush()
         self._note_received()
-
-    def _wants_flush(self) -> bool:
-        """Whether there is something to send, or somebody who waits for what _flush() does when all is sent (only while draining)."""
-        return bool(self.queue or self.blocked or self.core.state is LinkState.DRAINING)
-
-    def _switch_to(self, waiter: Any) -> None:
-        try:
-            waiter.switch()
-        except BaseException:  # noqa: BLE001 - the code of others, and the hub decides what ends the process
-            # A raw greenlet that dies hands its exception to us; the others must be woken all the same.
-            self.hub.handle_error(waiter, *sys.exc_info())
-
-    def _wake_blocked(self) -> None:
-        """Let senders that wait for room fill the queue again, one at a time."""
-        queue = self.queue
-        for _ in range(len(self.blocked)):
-            if not (queue.turn_room and queue.small_room) or not self.blocked:
-                return
-            stream = next(iter(self.blocked))
-            del self.blocked[stream]
-            waiter, stream.send_waiter = stream.send_waiter, None
-            if waiter is not None:
-                self._switch_to(waiter)
-
-    # -- writing ---------------------------------------------------------------------------------------------------------------
-
-    def send_control(self, frame: bytes) -> None:
-        """Queue a control frame. A peer that makes us queue more than ``control_frames`` of them loses its link."""
-        queue = self.queue
-        queue.push_control(frame)
-        if queue.control_count > self._owner.config.control_frames:
-            self.end(
-                RemoteProtocolError(
-                    f"{queue.control_count} control frames wait for a peer that does not read them "
-                    f"(control_frames {self._owner.config.control_frames})"
-                )
-            )
-        elif not self.flush_scheduled:
-            self.schedule_flush()
-
-    def schedule_flush(self) -> None:
-        """Have the queue sent when the greenlets that run now have run."""
-        self.flush_scheduled = True
-        self.hub.loop.run_callback(self._flush)
-
-    def _flush(self) -> None:
-        self.flush_scheduled = False
-        queue = self.queue
-        if queue and not self._writing:
-            batches = 1
-            while self._flush_once() and batches < _BATCHES_PER_FLUSH:
-                batches += 1
-        if self.blocked:
-            self._wake_blocked()
-        if queue and not self._writing:
-            if not self.flush_scheduled:
-                self.schedule_flush()
-        elif not self._writing and not self.flush_scheduled:
-            if self._flushed is not None:
-                self._flushed.set()
-            if self.core.state is LinkState.DRAINING:
-                self._end_if_drained()
-
-    def _flush_once(self) -> bool:
-        """Hand one batch to the Conn; the writer greenlet gets what it does not take at once. Whether more can be sent now."""
-        queue = self.queue
-        if self.core.state is LinkState.CLOSED or self._send_failed:
-            queue.clear()
-            return False
-        try:
-            leftover = self._conn.try_send(queue.take())
-        except OSError as error:
-            self._sending_failed(error)
-            return False
-        if leftover:
-            self._leftover = list(leftover)
-            self._writing = True
-            if self._writer_parked:
-                self._writer_parked = False
-                self.hub.loop.run_callback(self._writer.switch)
-            return False
-        self.core.note_sent(monotonic())
-        return queue.has_turns
-
-    def _sending_failed(self, error: OSError) -> None:
-        """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""
-        self.queue.clear()
-        if not self._send_failed and self.core.state is not LinkState.CLOSED:
-            self._send_failed = True
-            self._timer.stop()
-            self._timer.close()
-            self._timer = self.hub.loop.timer(_LAST_WORDS)
-            self._timer.start(self.end, error)
-
-    def _write_loop(self) -> None:
-        """Wait with what could not be sent at once, then with all that has come since."""
-        try:
-            while self.core.state is not LinkState.CLOSED:
-                if not self._writing:
-                    self._writer_parked = True
-                    self.hub.switch()
-                    self._writer_parked = False
-                    continue
-                leftover, self._leftover = self._leftover, []
-                try:
-                    self._conn.send_all(leftover)
-                    self.core.note_sent(monotonic())
-                except OSError as error:
-                    self._sending_failed(error)
-                self._writing = False
-                if not self.flush_scheduled:
-                    self.schedule_flush()
-        finally:
-            self._writing = False
-            self.end(None)
-            self._greenlet_done()
 
     # -- timer -----------------------------------------------------------------------------------------------------------------
 
@@ -668,18 +511,18 @@ class Link:
         self._break_all(lost)
         if self.heard is not None:
             self.heard.set()
-        self.queue.clear()
-        self._leftover = []
-        self.blocked.clear()
-        if self._flushed is not None:
-            self._flushed.set()
+        self._drop_unsent()
         self._conn.shutdown()
         self._ready.set()
         self.ended.set()
         self._owner.link_ended(self)
-        if self._writer_parked:
-            self._writer_parked = False
-            self.hub.loop.run_callback(self._writer.switch)
+        self._run_writer()
+
+    def _last_words(self, error: OSError) -> None:
+        self._timer.stop()
+        self._timer.close()
+        self._timer = self.hub.loop.timer(_LAST_WORDS)
+        self._timer.start(self.end, error)
 
     def _break_all(self, error: Exception) -> None:
         for stream in list(self.streams.values()):
@@ -687,6 +530,9 @@ class Link:
 
     def _peer_text(self) -> str:
         return f"node {format_node_id(self.peer_id)}" if self.peer_id else self.remote_address or "the peer"
+
+    def _writer_done(self) -> None:
+        self._greenlet_done()
 
     def _greenlet_done(self) -> None:
         self._greenlets -= 1

@@ -455,7 +455,7 @@ def test_the_first_answer_goes_at_once(bench: Bench, monkeypatch: pytest.MonkeyP
     tasks = [bench.spawn(answer, stream) for stream in streams]
     gevent.idle()
     peer.pending()
-    monkeypatch.setattr("astranet_gevent.transport.link._EARLY_FLUSH", 60.0)
+    monkeypatch.setattr("astranet_gevent.transport.outlet._EARLY_FLUSH", 60.0)
     peer.send(*(stream.frame(DATA, b"abcd"[number : number + 1]) for number, stream in enumerate(theirs)))
     for task in tasks:
         task.get(timeout=DEADLINE)
