@@ -6,6 +6,8 @@ VENV ?= .venv
 ARGS ?=
 # A third of the tests' time is waiting for processes that they have started. A file's tests stay together: some share servers.
 PARALLEL ?= --numprocesses 3 --dist loadfile
+# What `make compiled` runs.
+TESTS ?= tests/unit tests/conformance tests/wire tests/test_properties.py
 
 BIN := $(VENV)/bin
 # The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.
@@ -13,9 +15,11 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 STAMP := $(VENV)/.installed-$(VERSION)
 # Made only when every server that tests talk to is on the machine: until then each run says what is missing, or installs it.
 SERVERS := $(VENV)/.servers
+COMPILED := $(VENV)-compiled
+COMPILED_STAMP := $(COMPILED)/.installed-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test suites check bench format test-all clean
+.PHONY: help demo test suites check compiled bench format test-all clean
 # A recipe that fails half-way must not leave its target behind as if it were made.
 .DELETE_ON_ERROR:
 
@@ -43,6 +47,12 @@ check: $(STAMP)  ## style, types, import directions, package contents
 bench: $(STAMP)  ## streams on one link against a TCP connection each: make bench ARGS=--quick
 	@$(BIN)/python load/bench.py $(ARGS)
 
+# The tests that say what a stream, a link and the wire are; TESTS=tests runs all. Of the conformance suite not what gevent's own sockets do,
+# which the build does not change. Run from elsewhere: programs started here would import the checkout.
+compiled: $(COMPILED_STAMP)  ## the compiled variant (needs a C compiler) in an environment of its own, and its core tests
+	@$(COMPILED)/bin/python -I -m astranet_gevent --version | tee /dev/stderr | grep -q '(compiled'
+	cd $(COMPILED) && bin/python $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml $(or $(ARGS),-q -k 'not (gevent- or mesh-unix)') $(abspath $(TESTS))
+
 format: $(STAMP)  ## apply what `make check` would ask for, where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -51,7 +61,8 @@ test-all:  ## the whole test suite with every Python from 3.10 to 3.14 on this m
 	@$(PYTHON) tools/test_all.py $(ARGS)
 
 clean:  ## remove everything that make and the tools have made
-	rm -rf $(VENV) .venvs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILED) .venvs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find astranet_gevent -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
@@ -60,3 +71,7 @@ $(STAMP): pyproject.toml
 
 $(SERVERS): tools/install_servers.py $(STAMP)
 	@$(BIN)/python tools/install_servers.py $@
+
+$(COMPILED_STAMP): $(STAMP) setup.py tools/make_compiled.py $(wildcard astranet_gevent/*.p* astranet_gevent/*/*.p* patches/*.py)
+	@$(BIN)/python tools/make_compiled.py $(COMPILED) $(VENV)
+	@touch $@

@@ -1,16 +1,22 @@
-"""The package as a whole: the direction of its imports, no side effects of them, its metadata."""
+"""The package as a whole: the direction of its imports, no side effects of them, its metadata, its two builds."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+import gevent
+import greenlet
 import pytest
 
 import astranet_gevent
+from astranet_gevent.builds import describe_build
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECK_IMPORTS = ROOT / "tools" / "check_imports.py"
@@ -55,10 +61,11 @@ assert not changed, {what: (before[what], after[what]) for what in changed}
 """
 
 
-def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=cwd,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -136,3 +143,92 @@ def test_requires_gevent_and_greenlet_only() -> None:
 
 def test_type_hints_are_shipped() -> None:
     assert (Path(astranet_gevent.__file__).parent / "py.typed").is_file()
+
+
+# -- two builds ----------------------------------------------------------------------------------------------------------------
+
+# Says of each module of the package that is loaded where it came from.
+LOADED = """
+import sys, astranet_gevent
+for name, module in sys.modules.items():
+    if name.startswith("astranet_gevent."):
+        print(name, module.__file__)
+"""
+
+# Asks for a module whose source lies beside something that is named like its compiled form.
+FIND = """
+import importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+print(importlib.util.find_spec("package.module").origin)
+"""
+
+
+def compiled_modules() -> tuple[str, ...]:
+    """What setup.py compiles."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES":
+            names: tuple[str, ...] = ast.literal_eval(node.value)
+            return names
+    raise AssertionError("setup.py names no MODULES")
+
+
+def loaded_modules(cwd: Path, **environment: str) -> dict[str, str]:
+    result = run("-c", LOADED, cwd=cwd, **environment)
+    assert result.returncode == 0, result.stderr
+    return dict(line.split(" ", 1) for line in result.stdout.splitlines())
+
+
+def test_what_has_types_is_compiled() -> None:
+    typed = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "astranet_gevent").rglob("*.pxd")}
+    assert len(typed) > 5
+    assert typed <= set(compiled_modules())
+    assert all((ROOT / name.replace(".", "/")).with_suffix(".py").is_file() for name in compiled_modules())
+
+
+def test_all_of_a_build_or_none(tmp_path: Path) -> None:
+    loaded = loaded_modules(tmp_path, ASTRANET_GEVENT_PURE="0")
+    compiled = {name for name, file in loaded.items() if not file.endswith(".py")}
+    assert compiled == (set() if describe_build() == "pure Python" else set(compiled_modules()))
+
+
+def test_pure_python_on_request(tmp_path: Path) -> None:
+    loaded = loaded_modules(tmp_path, ASTRANET_GEVENT_PURE="1")
+    assert set(compiled_modules()) <= set(loaded)
+    assert all(file.endswith(".py") for file in loaded.values())
+
+
+@pytest.mark.parametrize(("value", "suffix"), [("", EXTENSION_SUFFIXES[0]), ("0", EXTENSION_SUFFIXES[0]), ("1", ".py")])
+def test_compiled_modules_hide_their_sources_unless_asked(tmp_path: Path, value: str, suffix: str) -> None:
+    files = {"__init__.py": "from astranet_gevent.builds import choose_build\nchoose_build(__path__)", "module.py": ""}
+    write_files(tmp_path / "package", {**files, f"module{EXTENSION_SUFFIXES[0]}": ""})
+    result = run("-c", FIND, str(tmp_path), cwd=tmp_path, ASTRANET_GEVENT_PURE=value)
+    assert result.stdout.strip() == str(tmp_path / "package" / f"module{suffix}"), result.stderr
+
+
+def test_version_says_what_is_in_use(tmp_path: Path) -> None:
+    result = run("-m", "astranet_gevent", "--version", cwd=tmp_path, ASTRANET_GEVENT_PURE="0")
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first == f"astranet_gevent {astranet_gevent.__version__} ({describe_build()})"
+    for part in (f"gevent {gevent.__version__}", f"greenlet {greenlet.__version__}", "{}.{}.{}".format(*sys.version_info[:3])):
+        assert part in second
+    pure = run("-m", "astranet_gevent", "--version", cwd=tmp_path, ASTRANET_GEVENT_PURE="1")
+    assert pure.stdout.splitlines()[0].endswith("(pure Python)")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_help(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = run("-m", "astranet_gevent", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "--version" in result.stdout
+    assert "ASTRANET_GEVENT_PURE" in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize(("value", "wanted"), [("", False), ("0", False), ("1", True)])
+def test_cython_is_required_only_to_compile(kind: str, value: str, wanted: bool) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    command = f"import sys; sys.path.insert(0, 'tools'); import build_backend; print(build_backend.get_requires_for_build_{kind}())"
+    result = run("-c", command, cwd=ROOT, ASTRANET_GEVENT_COMPILE=value)
+    assert result.returncode == 0, result.stderr
+    assert ("cython" in result.stdout.splitlines()[-1]) is wanted

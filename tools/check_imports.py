@@ -22,7 +22,7 @@ PACKAGE = "astranet_gevent"
 # From the top. A name stands for the module, and for every module below it if it is a package.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("locust",),
-    ("cli", "patches"),
+    ("__main__", "cli", "patches"),
     ("server", "http", "testing"),
     ("tls",),
     ("__init__",),
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("threads",),
     ("address",),
-    ("errors",),
+    ("builds", "errors"),
 )
 
 # The protocol is driven by its caller: no input, output, clock, dice or log of its own.

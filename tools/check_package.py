@@ -8,6 +8,7 @@ would add: neither stale build folders nor ignored files can take part.
 from __future__ import annotations
 
 import email
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ PACKAGE = "astranet_gevent"
 # Written by the build, so the tree has none of them.
 GENERATED = {"PKG-INFO", "setup.cfg"}
 BUILD_TIMEOUT = 300.0  # seconds
+# What is published is pure Python, whatever is asked for in this shell.
+PLAIN = {name: value for name, value in os.environ.items() if name != "ASTRANET_GEVENT_COMPILE"}
 
 IMPORT_ALL = f"""
 import importlib, pathlib, pkgutil, sys
@@ -66,7 +69,8 @@ def check(scratch: Path) -> None:
         in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
         version = wheel_version(archive)
         archive.extractall(scratch / "wheel")
-    wanted = {name for name in tracked if name.startswith(f"{PACKAGE}/")}
+    # What only building takes is no part of what is installed.
+    wanted = {name for name in tracked if name.startswith(f"{PACKAGE}/") and not name.endswith(".pxd")}
     # The folder patches/ of the repository is a package inside the other one.
     wanted |= {f"{PACKAGE}/{name}" for name in tracked if name.startswith("patches/")}
     # What gevent loads stands beside it.
@@ -108,7 +112,7 @@ def build(source: Path, output: Path) -> tuple[Path, Path]:
         str(source),
     ]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
+        result = subprocess.run(command, env=PLAIN, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         raise CheckFailed(f"the build took longer than {BUILD_TIMEOUT:.0f} s") from error
     if result.returncode:

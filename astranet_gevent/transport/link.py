@@ -236,11 +236,11 @@ class Link(Outlet):
 
     def _receive(self, frames: list[Frame]) -> None:
         """Handle frames: DATA here, other frames of streams by table, the rest by the node."""
-        find = self.streams.get
+        streams = self.streams
         readable = self._readable
         handlers = _STREAM_FRAMES
         for command, key, payload in frames:
-            stream = find(key)
+            stream = streams.get(key)
             if stream is None:
                 self._receive_other(command, key, payload)
             elif command == _DATA:

@@ -317,6 +317,7 @@ def test_dropped_exactly_after_the_silence_that_is_too_long(config: Config, arri
 
 @PROPERTY
 @given(configs, gaps, gaps)
+@example(Config(keepalive_interval=1.0, keepalive_timeout=20.0), [0.001], [0.5])  # the last PING is due 2e-15 s before the end
 def test_pings_exactly_when_one_side_has_been_quiet(config: Config, arrivals: list[float], writes: list[float]) -> None:
     """Never before the interval is over, and never later: counted from the quieter side, and from the last PING."""
     heard, wrote = times(arrivals), times(writes)
@@ -337,7 +338,8 @@ def test_pings_exactly_when_one_side_has_been_quiet(config: Config, arrivals: li
             moments.pop(0)
             last_heard = event if event in heard else last_heard
             last_wrote = event if event in wrote else last_wrote
-    assert driver.pings == pytest.approx(expected)
+    # One that falls together with the end by a rounding error may be sent or not.
+    assert [ping for ping in driver.pings if ping < end - 1e-9] == pytest.approx(expected)
 
 
 # -- a process that did not get to run --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astranet_gevent.protocol.stream import ENDED, LIVE, Step, StreamCore, StreamState
+from astranet_gevent.transport.stream import Stream
 
 from .tools import PROPERTY
 
@@ -142,3 +143,11 @@ def test_a_peer_that_closes_after_our_shutdown_has_ended_properly() -> None:
     core = StreamCore(bytes(24), StreamState.OPEN)
     assert [core.step(step) for step in (Step.SHUTDOWN, Step.GONE, Step.BREAK)] == [True, True, False]
     assert core.state is StreamState.FINISHED
+
+
+def test_a_stream_that_was_never_initialised_raises() -> None:
+    """In the compiled build as well, where a missing check would read from address 0."""
+    stream = Stream.__new__(Stream)
+    for call in (lambda: stream.recv(1), lambda: stream.send(b"x"), stream.fileno, stream.close):
+        with pytest.raises(AttributeError):
+            call()

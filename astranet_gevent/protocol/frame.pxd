@@ -1,0 +1,21 @@
+# Types for the compiled variant; see "Two builds" in docs/design.md.
+cimport cython
+
+cdef object _HEADER
+
+
+cdef class FrameBuffer:
+    cdef long long _max_payload
+    cdef Py_ssize_t _start
+    cdef Py_ssize_t _end
+    cdef bytearray _slab
+    cdef object _view
+    cdef public object error
+
+    # What a header says of its payload is a u32: Py_ssize_t would not hold it everywhere.
+    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, first=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long",
+                   max_payload="long long", frames=list)
+    cpdef list decode(self, Py_ssize_t count)
+
+    @cython.locals(left=Py_ssize_t)
+    cdef _compact(self, Py_ssize_t position)

@@ -1,0 +1,5 @@
+# Types for the compiled variant; see "Two builds" in docs/design.md.
+
+
+cdef class WindowBudget:
+    cdef public long long used

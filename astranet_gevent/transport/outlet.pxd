@@ -1,0 +1,41 @@
+# Types for the compiled variant; see "Two builds" in docs/design.md.
+from astranet_gevent.protocol.link cimport LinkCore
+from astranet_gevent.transport.send_queue cimport SendQueue
+
+cdef object monotonic
+
+
+cdef class Outlet:
+    cdef object __weakref__
+    cdef public object hub
+    cdef public object thread
+    cdef public bint forked
+    cdef public LinkCore core
+    cdef public SendQueue queue
+    cdef public dict blocked
+    cdef public bint flush_scheduled
+    cdef public bint answers_at_once
+    cdef object _conn
+    cdef object _control_frames
+    cdef object _flushed
+    cdef object _leftover
+    cdef bint _writing
+    cdef bint _writer_parked
+    cdef bint _send_failed
+    cdef double _flush_due
+    cdef object _writer
+
+    cpdef send_control(self, frame)
+    cpdef schedule_flush(self)
+    cpdef start_answers(self, Py_ssize_t count)
+    cpdef send_answer(self)
+    cpdef flush_early(self)
+    cpdef bint wants_flush(self)
+    cpdef _flush(self)
+    cdef bint _flush_once(self)
+    cdef _sending_failed(self, error)
+    cdef _wake_blocked(self)
+    cdef _switch_to(self, waiter)
+    cdef _start_writer(self)
+    cdef _run_writer(self)
+    cdef _drop_unsent(self)

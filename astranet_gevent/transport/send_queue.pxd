@@ -1,0 +1,23 @@
+# Types for the compiled variant; see "Two builds" in docs/design.md.
+
+
+cdef class TurnSource:
+    cdef public object pending
+    cdef public long long size
+
+
+cdef class SendQueue:
+    cdef list _control
+    cdef list _small
+    cdef object _turns
+    cdef public long long limit
+    cdef public long long small_bytes
+    cdef public long long turn_bytes
+    cdef public long long relayed_bytes
+
+    cdef _count_turn(self, TurnSource source, long long size)
+    cpdef push_control(self, frame)
+    cpdef push_small(self, frame)
+    cpdef push_turn(self, TurnSource source, tuple parts)
+    cpdef list take(self)
+    cdef _take_turns(self, list batch)
