@@ -51,7 +51,7 @@ bench: $(STAMP)  ## streams on one link against a TCP connection each: make benc
 # which the build does not change. Run from elsewhere: programs started here would import the checkout.
 compiled: $(COMPILED_STAMP)  ## the compiled variant (needs a C compiler) in an environment of its own, and its core tests
 	@$(COMPILED)/bin/python -I -m astranet_gevent --version | tee /dev/stderr | grep -q '(compiled'
-	cd $(COMPILED) && bin/python $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml $(or $(ARGS),-q -k 'not (gevent- or mesh-unix)') $(abspath $(TESTS))
+	cd $(COMPILED) && bin/python $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml $(PARALLEL) $(or $(ARGS),-q -k 'not (gevent- or mesh-unix)') $(abspath $(TESTS))
 
 format: $(STAMP)  ## apply what `make check` would ask for, where a tool can
 	$(BIN)/ruff check --fix .
