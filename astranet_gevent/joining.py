@@ -9,7 +9,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 import gevent
@@ -21,7 +21,7 @@ from .config import Config
 from .errors import AstraNetError, ConfigError, PeeringTimeout, SelfJoinError, StreamClosedError
 from .transport.link import Link
 
-__all__ = ["Follower", "JoinGreenlet", "LinkListener", "Peering", "advertised_addresses", "reachable_address"]
+__all__ = ["Follower", "LinkListener", "Peering", "advertised_addresses", "makes_own_sockets", "reachable_address"]
 
 log = logging.getLogger("astranet_gevent")
 
@@ -60,8 +60,24 @@ class JoinOwner(Protocol):
         ...
 
 
-class JoinGreenlet(gevent.Greenlet):  # type: ignore[type-arg] # it is generic in the stubs only
-    """Dials links: what it resolves and connects to is never a service of the mesh, whatever has been patched."""
+# Greenlets that make sockets of the node's own, for links: what they resolve, bind and connect is never a service of the mesh, whatever has
+# been patched.
+_own: Final[set[Any]] = set()
+
+
+@contextlib.contextmanager
+def _own_sockets() -> Iterator[None]:
+    current = gevent.getcurrent()
+    _own.add(current)
+    try:
+        yield
+    finally:
+        _own.discard(current)
+
+
+def makes_own_sockets() -> bool:
+    """Whether the greenlet that runs makes sockets for links of a node."""
+    return bool(_own) and gevent.getcurrent() in _own
 
 
 class Peering:
@@ -90,7 +106,7 @@ class Peering:
         # Set once an attempt has had an outcome, good or bad.
         self._attempted = Event()
         self.ended = Event()
-        self._greenlet = JoinGreenlet.spawn(self._run)
+        self._greenlet = gevent.spawn(self._run)
 
     @property
     def ready(self) -> bool:
@@ -143,17 +159,19 @@ class Peering:
         connecting, self._connecting = self._connecting, None
         self._closed.set()
         self._settled.set()
+        self._attempted.set()
         if connecting is not None:
             gevent.get_hub().loop.run_callback(connecting.close)
 
     def _run(self) -> None:
         try:
-            while not self._closed.is_set() and self._is_wanted():
-                self._attempt()
-                self._failures += 1
-                self._settled.clear()
-                if self._closed.wait(self._delay()):
-                    break
+            with _own_sockets():
+                while not self._closed.is_set() and self._is_wanted():
+                    self._attempt()
+                    self._failures += 1
+                    self._settled.clear()
+                    if self._closed.wait(self._delay()):
+                        break
         finally:
             self._settled.set()
             self._attempted.set()
@@ -284,7 +302,8 @@ class LinkListener:
         self._owner = owner
         self._on_close = on_close
         self._unfinished: set[Link] = set()
-        self._socket = _listen_socket(address)
+        with _own_sockets():
+            self._socket = _listen_socket(address)
         self._identity = _file_identity(address.host) if address.kind == "unix" else None
         self.link_address = address if address.kind == "unix" else LinkAddress("tcp", *self._socket.getsockname()[:2])
         self._stop = Event()
@@ -318,7 +337,8 @@ class LinkListener:
     def _accept_loop(self) -> None:
         while not self.closed:
             try:
-                sock, _ = self._socket.accept()
+                with _own_sockets():
+                    sock, _ = self._socket.accept()
             except OSError as error:
                 if self.closed or error.errno == errno.EBADF:
                     return

@@ -63,7 +63,7 @@ def _mesh_url(host: str, suffix: str) -> str:
     """A base URL whose host is the mesh's in any case: ``users-api`` and ``http://users-api:80`` get the suffix."""
     parts = urlsplit(host if "://" in host else f"http://{host}")
     name = parts.hostname or ""
-    if not name or "." in name or ":" in name:
+    if not name or "." in name or ":" in name or name == "localhost":
         return urlunsplit(parts)
     place = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=parts.netloc[: -len(place)] + name + suffix + place[len(name) :]))

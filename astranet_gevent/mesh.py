@@ -133,7 +133,7 @@ class AstraNet:
         A router's successor is none: it would only offer again what the router offers.
         """
         role = Role.BOTH if self._config.role is Role.ROUTER else self._config.role
-        return self._variant(listen=(), join=self._started().heir_addresses(), role=role)
+        return self._variant(listen=(), advertise=(), join=self._started().heir_addresses(), role=role)
 
     # -- links -----------------------------------------------------------------------------------------------------------------
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import secrets
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -16,14 +16,14 @@ from typing import Any, Final
 import gevent.socket
 from gevent import getcurrent, monkey
 
-from astranet_gevent import AstraNet, Listener, Service, ServiceNotFoundError, Stream, format_node_id
+from astranet_gevent import AstraNet, Listener, Service, Stream, format_node_id
 from astranet_gevent.address import parse_service
-from astranet_gevent.errors import DialRefusedError, LocalProtocolError, NameInUseError
-from astranet_gevent.joining import JoinGreenlet
+from astranet_gevent.errors import DialRefusedError, LocalProtocolError, NameInUseError, StreamClosedError, WrongThreadError
+from astranet_gevent.joining import makes_own_sockets
 from astranet_gevent.threads import get_ident
 
 from .hooks import Hooks
-from .names import AddressBook, Rules, is_address, is_wildcard
+from .names import AddressBook, Rules, host_text, is_address, is_wildcard
 from .raw import short_port
 
 __all__ = ["Patch", "apply"]
@@ -91,11 +91,11 @@ class Patch:
         self._settle()
         self.rules = rules
         self.names = AddressBook(rules.block)
-        self.peers = AddressBook(rules.peer_block)
+        self.peers = AddressBook(rules.peer_block, forgets=True)
         self._unused_bindings = set(rules.bindings)
         #: Hosts that are somebody else's, whatever is offered: programs that use TCP only ask for the same few again and again.
         self.foreign: set[str] = set()
-        self._no_proxy = [_ListVariable(name, rules.suffix) for name in ("no_proxy", "NO_PROXY")] if rules.suffix else []
+        self._no_proxy = _exceptions_of_proxies(rules.suffix)
         _HOOKS.add(self)
         for variable in self._no_proxy:
             variable.add()
@@ -104,6 +104,8 @@ class Patch:
     def mesh(self) -> AstraNet:
         """The node in use: the one that was given, or in a forked child one of its own, made when it is first needed."""
         if self._mesh.forked:
+            if get_ident() != self._thread:
+                raise WrongThreadError("the node of a forked child belongs to the thread that forked: use it there")
             self._succeed()
         return self._mesh
 
@@ -120,18 +122,27 @@ class Patch:
         patch._keep(mesh)
         return patch
 
+    def after_fork(self) -> None:
+        """In a forked child: its node will be that of the one thread that there is."""
+        self._thread = get_ident()
+        self._unused_bindings.clear()
+
     def _succeed(self) -> None:
         self._mesh = self._mesh.successor().start()
-        self._thread = get_ident()
         self._folded_at = -1
         self._keep(self._mesh)
         self._settle()
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            # Its children end without atexit. Below 0: after everything that may still want to send.
+            util.Finalize(None, self._close_own, exitpriority=-1)
 
     def _keep(self, mesh: AstraNet) -> None:
         self._own = mesh
         atexit.register(self._close_own)
 
     def _close_own(self) -> None:
+        self._warn_of_unused()
         own, self._own = self._own, None
         if own is not None:
             atexit.unregister(self._close_own)
@@ -155,7 +166,10 @@ class Patch:
         self._close_own()
         for variable in self._no_proxy:
             variable.remove()
-        for host, port in sorted(self._unused_bindings):
+
+    def _warn_of_unused(self) -> None:
+        unused, self._unused_bindings = self._unused_bindings, set()
+        for host, port in sorted(unused):
             log.warning("binding %s:%d: %r was never used: nothing has bound that address", host, port, self.rules.bindings[host, port])
 
     def __enter__(self) -> Patch:
@@ -172,10 +186,23 @@ class Patch:
         if meant is None:
             self._note_foreign(host)
             return None
-        if isinstance(getcurrent(), JoinGreenlet):
+        if makes_own_sockets():
             return None
         name, certain = meant
         return (self._find(name) or name) if certain else self._find_settled(name)
+
+    def knows(self, host: Any) -> bool:
+        """Whether a host means a service that somebody offers now."""
+        text = host_text(host) or ""
+        meant = self.rules.service_of(text)
+        return self.names.thing_of(text) is not None or (meant is not None and self._find(meant[0]) is not None)
+
+    def refuse_to_leak(self, host: Any) -> None:
+        """Raise gaierror when a host that is about to be left to the system is the mesh's in any case."""
+        text = host_text(host) or ""
+        meant = self.rules.service_of(text)
+        if self.names.thing_of(text) is not None or (meant is not None and meant[1] and not makes_own_sockets()):
+            raise socket.gaierror(socket.EAI_SERVICE, f"{text!r} is a service of the mesh: it has streams only")
 
     def _note_foreign(self, host: str) -> None:
         if not self.names.covers(host.removeprefix(_MAPPED)):
@@ -205,20 +232,34 @@ class Patch:
             for peering in peerings:
                 peering.wait_attempted(max(0.0, deadline - time.monotonic()))
             if any(peering.ready for peering in peerings):
-                with contextlib.suppress(ServiceNotFoundError):
-                    self.mesh.service_map.wait_for(name, max(0.0, min(_SETTLING, deadline - time.monotonic())))
+                self._await(name, max(0.0, min(_SETTLING, deadline - time.monotonic())))
             self._settling = False
             known = self._find(name)
         return known
 
+    def _await(self, name: str, timeout: float) -> str | None:
+        """Wait until somebody offers a name, in whatever case; the name as it is offered, None after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self.mesh.service_map.watch() as changes:
+            while (known := self._find(name)) is None:
+                left = deadline - time.monotonic()
+                if left <= 0 or changes.get(left) is None:
+                    return self._find(name)
+        return known
+
+    def _offered(self, service: str, wait: float) -> str:
+        """The name of a service as it is offered, within ``wait`` seconds. Raises gaierror when nobody does."""
+        try:
+            known = self._find(service) or self._await(service, wait)
+        except StreamClosedError as error:
+            raise socket.gaierror(socket.EAI_NONAME, f"service {service!r} cannot be looked up: {error.strerror}") from error
+        if known is None:
+            raise socket.gaierror(socket.EAI_NONAME, f"nobody offered service {service!r} within {wait:g} s{self._unjoined()}")
+        return known
+
     def resolve(self, service: str) -> str:
         """The address of a service, waiting ``name_wait`` seconds for it. Raises gaierror when nobody offers it."""
-        if self._find(service) is None:
-            try:
-                self.mesh.service_map.wait_for(service, self.rules.name_wait)
-            except ServiceNotFoundError as error:
-                raise socket.gaierror(socket.EAI_NONAME, f"{error.strerror}{self._unjoined()}") from error
-        return self.address_of(service)
+        return self.address_of(self._offered(service, self.rules.name_wait))
 
     def _unjoined(self) -> str:
         """For an error: what the node has not joined, which may be the reason."""
@@ -255,8 +296,13 @@ class Patch:
         if not isinstance(address, tuple) or len(address) < 2:
             return None
         host, port = address[0], address[1]
-        service = None if type(host) is str and host in self.foreign else self._service_at(host)
-        if service is None or not isinstance(port, int) or system.family not in _RESOLVABLE or not _is_stream(system):
+        if type(host) is str and host in self.foreign:
+            return None
+        if system.family not in _RESOLVABLE or not _is_stream(system):
+            self.refuse_to_leak(host)
+            return None
+        service = self._service_at(host)
+        if service is None or not isinstance(port, int):
             return None
         if not 0 <= port <= 65535:
             raise OverflowError("connect(): port must be 0-65535.")
@@ -264,40 +310,50 @@ class Patch:
 
     def _service_at(self, host: Any) -> str | None:
         """The service that a program means by what it connects to: an address of ours, or a name."""
-        if isinstance(host, (bytes, bytearray)):
-            host = bytes(host).decode("utf-8", "replace")
-        if not isinstance(host, str) or not host:
+        text = host_text(host)
+        if not text:
             return None
-        service: str | None = self.names.thing_of(host.removeprefix(_MAPPED))
+        service: str | None = self.names.thing_of(text.removeprefix(_MAPPED))
         if service is None:
-            service = self.service_of(host)
+            service = self.service_of(text)
             # Asked last: parsing an address takes longer than all the rest.
-            if service is not None and is_address(host):
+            if service is not None and is_address(text):
                 return None
         return service
 
     def dial(self, service: str, port: int, timeout: float | None) -> Stream:
         """A stream to a server of the name that suits the port."""
         limit = self.mesh.config.dial_timeout if timeout is None else timeout
-        return self.mesh.dial(service, limit, lambda servers: _choose(servers, service, port))
+        deadline = time.monotonic() + limit
+        known = self._offered(service, min(limit, self.rules.name_wait))
+        return self.mesh.dial(known, max(0.0, deadline - time.monotonic()), lambda servers: _choose(servers, known, port))
 
     def binding_of(self, system: Any, address: Any) -> tuple[str, int] | None:
         """``(service, port)`` to bind when a bind of this socket to that address is the mesh's; port 0 for none."""
-        if not isinstance(address, tuple) or len(address) < 2 or system.family not in _RESOLVABLE or not _is_stream(system):
+        if not isinstance(address, tuple) or len(address) < 2 or makes_own_sockets():
             return None
-        host, port = address[0], address[1]
-        if not isinstance(host, str) or not isinstance(port, int):
+        host, port = host_text(address[0]), address[1]
+        if host is None or not isinstance(port, int):
+            return None
+        if system.family not in _RESOLVABLE or not _is_stream(system):
+            self.refuse_to_leak(host)
             return None
         mapped = self.rules.binding_of(host, port)
         if mapped is not None:
             self._unused_bindings -= {key for key in self._unused_bindings if self.rules.bindings[key] == mapped}
             return parse_service(mapped)
         service = self.names.thing_of(host) or self.bindable(host)
-        return None if service is None else (service, port)
+        if service is None:
+            return None
+        if not 0 <= port <= 65535:
+            raise OverflowError("bind(): port must be 0-65535.")
+        return service, port
 
     def bindable(self, host: str) -> str | None:
         """The service that a host name to bind means, None when it is not the mesh's."""
-        meant = None if is_wildcard(host) or is_address(host) else self.rules.service_of(host)
+        if is_wildcard(host) or is_address(host) or makes_own_sockets():
+            return None
+        meant = self.rules.service_of(host)
         return meant[0] if meant is not None and (meant[1] or _is_bindable(meant[0])) else None
 
     def binder(self, service: str, port: int) -> Callable[[int], Listener]:
@@ -336,32 +392,57 @@ def _choose(servers: Any, service: str, port: int) -> Service:
     return chosen
 
 
+# By variable and item, how many patches want an item that none of them has found there.
+_held: dict[tuple[str, str], int] = {}
+
+
 class _ListVariable:
     """An item in an environment variable that is a list with commas, for as long as a patch is in force."""
 
     def __init__(self, name: str, item: str) -> None:
-        self._name = name
-        self._item = item
+        self._key = (name, item)
         self._added = False
 
     def add(self) -> None:
-        """Append the item, unless it is there."""
-        old = os.environ.get(self._name)
-        if self._item not in (old or "").split(","):
-            os.environ[self._name] = f"{old},{self._item}" if old else self._item
-            self._added = True
+        """Append the item, unless it is there by somebody else's hand."""
+        name, item = self._key
+        old = os.environ.get(name)
+        if self._key not in _held:
+            if item in _items(old):
+                return
+            os.environ[name] = f"{old},{item}" if old else item
+        self._added = True
+        _held[self._key] = _held.get(self._key, 0) + 1
 
     def remove(self) -> None:
-        """Take out what was appended; a variable that did not exist is deleted."""
+        """Take out what was appended, with the last who wanted it; a variable that is empty then is deleted."""
         if not self._added:
             return
-        before, found, after = os.environ.get(self._name, "").rpartition(self._item)
-        if found:
-            value = before.removesuffix(",") + after if before else after.removeprefix(",")
-            if value:
-                os.environ[self._name] = value
-            else:
-                del os.environ[self._name]
+        self._added = False
+        _held[self._key] -= 1
+        if _held[self._key]:
+            return
+        del _held[self._key]
+        name, item = self._key
+        parts = os.environ.get(name, "").split(",")
+        for index in reversed(range(len(parts))):
+            if parts[index].strip() == item:
+                del parts[index]
+                break
+        if parts:
+            os.environ[name] = ",".join(parts)
+        else:
+            os.environ.pop(name, None)
+
+
+def _items(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",")]
+
+
+def _exceptions_of_proxies(suffix: str) -> list[_ListVariable]:
+    """Where the suffix is added: programs read the one in small letters first, so a new one of these would hide the other."""
+    present = [name for name in ("no_proxy", "NO_PROXY") if name in os.environ]
+    return [_ListVariable(name, suffix) for name in present or ("no_proxy", "NO_PROXY")] if suffix else []
 
 
 def _check_monkey() -> None:

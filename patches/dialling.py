@@ -30,25 +30,32 @@ class PendingDial:
         self._writer: Any = None
         self._readiness: Readiness | None = None
         self._options: dict[tuple[int, int], Any] = {}
-        self._dial = dial
-        self._on_open = on_open
-        self._greenlet = gevent.spawn(self._run)
+        self._closed = False
+        self._greenlet = gevent.spawn(self._run, dial, on_open)
 
-    def _run(self) -> None:
+    def _run(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
         try:
-            stream = self._dial()
+            stream = dial()
         except (OSError, AstraNetError) as error:
             self._fail(error if isinstance(error, OSError) else OSError(errno.ECONNABORTED, str(error)))
-        else:
-            self._open(stream)
+            return
+        try:
+            # Closed after the answer had come, when it was too late to end this greenlet.
+            if self._closed:
+                stream.close()
+            else:
+                self._open(stream, on_open)
+        except BaseException:
+            stream.close()
+            raise
 
-    def _open(self, stream: Stream) -> None:
+    def _open(self, stream: Stream, on_open: Callable[[Stream], None]) -> None:
         for (level, option), value in self._options.items():
             stream.setsockopt(level, option, value)
         if self._readiness is not None:
             stream.keep_readiness(self._readiness)
             self._readiness = None
-        self._on_open(stream)
+        on_open(stream)
         # Who waits with this one goes on with the stream: a new look is all that a wake-up promises.
         for waiter, wake in ((self._reader, stream.wake_when_readable), (self._writer, stream.wake_when_writable)):
             if waiter is not None:
@@ -131,6 +138,7 @@ class PendingDial:
 
     def close(self) -> None:
         # A dial that is ended this way tells the far node, and takes its stream out of every table.
+        self._closed = True
         self._greenlet.kill(block=False)
         if self._readiness is not None:
             self._readiness.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from gevent.lock import RLock
 
 from astranet_gevent import AstraNet, Config
 from astranet_gevent.errors import ConfigError
@@ -14,8 +16,9 @@ from .names import Rules, parse_flag
 
 __all__ = ["apply_from_environ", "is_wanted"]
 
-# The one that is in force: frameworks call patch_all() in several places.
+# The one that is in force: frameworks call patch_all() in several places, and users of locust call from several greenlets.
 _applied: list[Patch] = []
+_applying: Final = RLock()
 
 
 def apply_from_environ(
@@ -27,15 +30,18 @@ def apply_from_environ(
     closed at the end of the process or with ``undo()``. A second call returns the patch that is in force. Raises ConfigError naming the
     variable, LocalProtocolError when gevent has not patched ``socket``, OSError from listening.
     """
-    if _applied and _applied[0].applied:
+    with _applying:
+        if not (_applied and _applied[0].applied):
+            _applied[:] = [_start(environ, config or {}, rules or {})]
         return _applied[0]
-    wanted = Config.from_environ(environ, **{"loopback": True, **(config or {})})
-    names = Rules.from_environ(environ, **(rules or {}))
+
+
+def _start(environ: Mapping[str, str] | None, config: Mapping[str, Any], rules: Mapping[str, Any]) -> Patch:
+    wanted = Config.from_environ(environ, **{"loopback": True, **config})
+    names = Rules.from_environ(environ, **rules)
     if not wanted.join and not wanted.listen:
-        warnings.warn("the node joins nobody and nobody can join it: set ASTRANET_JOIN (or ASTRANET_LISTEN) to HOST:PORT", stacklevel=2)
-    patch = Patch.of_own_node(AstraNet(wanted), names)
-    _applied[:] = [patch]
-    return patch
+        warnings.warn("the node joins nobody and nobody can join it: set ASTRANET_JOIN (or ASTRANET_LISTEN) to HOST:PORT", stacklevel=3)
+    return Patch.of_own_node(AstraNet(wanted), names)
 
 
 def is_wanted(asked: Any) -> bool:

@@ -27,7 +27,7 @@ from .listening import RawListener, listening
 from .names import is_wildcard
 from .options import changed_options
 from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
-from .resolver import MeshResolver
+from .resolver import MeshResolver, in_order
 from .tls import MemoryTLS
 
 if TYPE_CHECKING:
@@ -78,11 +78,12 @@ class Hooks:
     def _install(self) -> None:
         if not self._watches_forks and hasattr(os, "register_at_fork"):
             self._watches_forks = True
-            os.register_at_fork(after_in_parent=_withdraw_unused)
+            os.register_at_fork(after_in_parent=_withdraw_unused, after_in_child=self._after_fork_in_child)
         try:
             self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
             self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
             self._replace(GeventSocket, "bind", self._make_bind(GeventSocket.bind))
+            self._replace(GeventSocket, "sendto", self._make_sendto(GeventSocket.sendto))
             self._replace(GeventSocket, "fileno", self._make_fileno(GeventSocket.fileno))
             self._replace(GeventSocket, "dup", self._make_dup(GeventSocket.dup))
             self._replace(GeventSocket, "set_inheritable", self._make_set_inheritable(GeventSocket.set_inheritable))
@@ -97,6 +98,10 @@ class Hooks:
         except BaseException:
             self._uninstall()
             raise
+
+    def _after_fork_in_child(self) -> None:
+        for patch in self.patches:
+            patch.after_fork()
 
     def _replace(self, owner: Any, name: str, new: Any) -> None:
         # What the class itself holds, if anything: an inherited attribute is undone by deleting ours.
@@ -156,7 +161,7 @@ class Hooks:
 
     def _find_target(self, sock: Any, address: Any) -> tuple[Patch, str, int] | None:
         """The patch that has a connect, with the service and the port."""
-        for patch in self.patches:
+        for patch in in_order(self.patches, address[0] if isinstance(address, tuple) and address else None):
             target = patch.target_of(sock._sock, address)
             if target is not None:
                 return patch, *target
@@ -172,7 +177,7 @@ class Hooks:
 
     def _make_bind(self, original: Any) -> Any:
         def bind(self: Any, address: Any) -> Any:
-            for patch in hooks.patches:
+            for patch in tuple(hooks.patches):
                 bound = patch.binding_of(self._sock, address)
                 if bound is not None:
                     return hooks.bind(self, patch, *bound)
@@ -180,6 +185,19 @@ class Hooks:
 
         hooks = self
         return bind
+
+    def _make_sendto(self, original: Any) -> Any:
+        patches = self.patches
+
+        def sendto(self: Any, *args: Any) -> Any:
+            # The system looks names up by itself here.
+            if len(args) > 1 and isinstance(args[-1], tuple) and args[-1]:
+                for patch in patches:
+                    if args[-1][0] not in patch.foreign:
+                        patch.refuse_to_leak(args[-1][0])
+            return original(self, *args)
+
+        return sendto
 
     def _make_fileno(self, original: Any) -> Any:
         seen = self._seen

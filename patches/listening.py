@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from astranet_gevent import Listener
+from astranet_gevent import Listener, WrongThreadError
 from astranet_gevent.errors import StreamWouldBlockError
 from astranet_gevent.transport.options import get_option, set_option
 
@@ -86,7 +86,8 @@ class RawListener(RawSocket):
     def withdraw_unless_looked(self) -> None:
         """Called after a fork, in the process that forked."""
         listener = self.listener
-        if listener is not None and not self._looked:
+        # One that somebody has dialled already will be accepted from here: who leaves that to children forks at once.
+        if listener is not None and not self._looked and not listener.readable:
             self.listener = None
             listening.discard(self)
             listener.close()
@@ -129,9 +130,9 @@ class RawListener(RawSocket):
             raise OverflowError(f"listen() takes a C int, not {backlog}")
         if self._backlog:
             return
-        if self._number >= 0:
-            # Raises when the program has closed it: what another file may have by now must not be overwritten.
-            os.fstat(self._number)
+        if self._number >= 0 and not self.is_under(self._number):
+            # The program has closed it, and another file may have it by now.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._backlog = max(1, backlog)
         try:
             listener = self._offer()
@@ -147,12 +148,16 @@ class RawListener(RawSocket):
             stream, (node_id, port) = self._look().accept()
         except StreamWouldBlockError:
             raise would_block() from None
-        peer_address = self._peer_address(node_id, port)
-        if not RawSocket.hooked:
-            return make_descriptor(stream), full_address(self.family, peer_address)
-        raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
-        for (level, option), value in self.options.items():
-            raw.setsockopt(level, option, value)
+        try:
+            peer_address = self._peer_address(node_id, port)
+            if not RawSocket.hooked:
+                return make_descriptor(stream), full_address(self.family, peer_address)
+            raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
+            for (level, option), value in self.options.items():
+                raw.setsockopt(level, option, value)
+        except BaseException:
+            stream.close()
+            raise
         return raw, full_address(self.family, peer_address)
 
     def _refuse(self, *args: Any) -> Any:
@@ -199,7 +204,11 @@ class RawListener(RawSocket):
         self._backlog = 0
         listening.discard(self)
         if self.listener is not None:
-            self.listener.close()
+            try:
+                self.listener.close()
+            except WrongThreadError:
+                # The last reference was let go of in another thread.
+                self.listener.close_soon()
         # With it goes whatever the patch holds for as long as this socket is bound.
         self._bind = _closed
 

@@ -8,6 +8,7 @@ second block. The tables go both ways and are bounded; an address stays with its
 from __future__ import annotations
 
 import os
+import unicodedata
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Final
 from astranet_gevent.address import parse_service
 from astranet_gevent.errors import ConfigError, LimitError
 
-__all__ = ["AddressBook", "Rules", "is_address", "is_wildcard", "parse_binding", "parse_flag"]
+__all__ = ["AddressBook", "Rules", "host_text", "is_address", "is_wildcard", "parse_binding", "parse_flag"]
 
 WILDCARDS: Final = frozenset(("", "0.0.0.0", "::", "*"))
 
@@ -50,20 +51,38 @@ class Rules:
     bindings: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.suffix and (not self.suffix.startswith(".") or len(self.suffix) < 2):
-            raise ConfigError(f"suffix {self.suffix!r} does not begin with a dot, as '.mesh' does")
-        if isinstance(self.names, str):
-            raise ConfigError(f"names {self.names!r} is one text, not a collection of names")
+        self._check_names()
+        if not isinstance(self.bare, bool):
+            raise ConfigError(f"bare {self.bare!r} is not a bool")
         if not isinstance(self.name_wait, (int, float)) or not 0 <= self.name_wait <= 3600:
             raise ConfigError(f"name_wait {self.name_wait!r} is not within 0..3600 seconds")
         block, peer_block = (_parse_block(name, getattr(self, name)) for name in ("block", "peer_block"))
         if block.overlaps(peer_block):
             raise ConfigError(f"block {block} and peer_block {peer_block} overlap")
+        self._check_bindings()
+
+    def _check_names(self) -> None:
+        if not isinstance(self.suffix, str) or (self.suffix and not _is_host_name(self.suffix.removeprefix("."))):
+            raise ConfigError(f"suffix {self.suffix!r} is no end of a host name, as '.mesh' is")
+        if self.suffix and not self.suffix.startswith("."):
+            raise ConfigError(f"suffix {self.suffix!r} does not begin with a dot, as '.mesh' does")
+        if isinstance(self.names, str):
+            raise ConfigError(f"names {self.names!r} is one text, not a collection of names")
+        for name in self.names:
+            if not isinstance(name, str) or not _is_host_name(name):
+                raise ConfigError(f"names: {name!r} is no host name")
+
+    def _check_bindings(self) -> None:
+        wildcards: dict[int, str] = {}
         for key, service in self.bindings.items():
             if not isinstance(key, tuple) or len(key) != 2 or not isinstance(key[0], str) or not isinstance(key[1], int):
                 raise ConfigError(f"binding {key!r}: {service!r} is not (host, port): service name")
+            if not 0 < key[1] <= 65535:
+                raise ConfigError(f"binding {key!r}: port {key[1]} is not within 1..65535")
             if not parse_service(service).name:
                 raise ConfigError(f"binding {key!r}: {service!r} has no name")
+            if is_wildcard(key[0]) and wildcards.setdefault(key[1], service) != service:
+                raise ConfigError(f"binding {key!r}: {service!r} contradicts {wildcards[key[1]]!r}: all wildcards are the same")
 
     def service_of(self, host: str) -> tuple[str, bool] | None:
         """The service name in a host name, and whether it is the mesh's in any case (else, if the mesh knows it).
@@ -162,6 +181,11 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
+def _is_host_name(text: str) -> bool:
+    """Whether programs could write this as a host: labels between dots, none of them empty, without white space and commas."""
+    return all(part and not any(letter.isspace() or letter in ",/:@" for letter in part) for part in text.split("."))
+
+
 def _parse_block(name: str, text: str) -> IPv4Network:
     try:
         network = IPv4Network(text)
@@ -182,6 +206,19 @@ def _decode(host: str) -> str:
         return host
 
 
+def host_text(host: Any) -> str | None:
+    """A host that a program gives, as the system would read it: up to a NUL, where C ends it, and with IDNA's forms of letters and dots.
+
+    None for what is no text.
+    """
+    if isinstance(host, (bytes, bytearray)):
+        host = bytes(host).decode("utf-8", "replace")
+    if not isinstance(host, str):
+        return None
+    host = host.partition("\0")[0]
+    return host if host.isascii() else unicodedata.normalize("NFKC", host).replace("\u3002", ".")
+
+
 def is_address(host: str) -> bool:
     """Whether a host is written as an IP address."""
     try:
@@ -197,9 +234,13 @@ def is_wildcard(host: str) -> bool:
 
 
 class AddressBook:
-    """Addresses of one block for things of any kind, in both directions."""
+    """Addresses of one block for things of any kind, in both directions.
 
-    def __init__(self, block: str) -> None:
+    As many as ``_MAX_ADDRESSES``. Then a new thing is refused with LimitError, or with ``forgets`` the one that was used longest ago goes.
+    """
+
+    def __init__(self, block: str, *, forgets: bool = False) -> None:
+        self._forgets = forgets
         self._network = _parse_block("block", block)
         first = int(self._network.network_address)
         # Neither the first nor the last address of the block: some programs take those for a network and a broadcast.
@@ -214,9 +255,14 @@ class AddressBook:
         """The address that stands for a thing; the same in every process, unless two things collide. Raises LimitError."""
         address = self._addresses.get(thing)
         if address is not None:
+            if self._forgets:
+                self._things.move_to_end(address)
             return address
         if len(self._addresses) >= min(_MAX_ADDRESSES, self._size // 2):
-            raise LimitError(f"{len(self._addresses)} synthetic addresses of {self._network} are in use")
+            if not self._forgets:
+                raise LimitError(f"{len(self._addresses)} synthetic addresses of {self._network} are in use")
+            _, forgotten = self._things.popitem(last=False)
+            del self._addresses[forgotten]
         offset = zlib.crc32(repr(thing).encode()) % self._size
         while True:
             address = str(IPv4Address(self._first + offset))

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
+
+from .names import host_text
 
 if TYPE_CHECKING:
     from .applying import Patch
 
-__all__ = ["MeshResolver"]
+__all__ = ["MeshResolver", "in_order"]
 
 _STREAM_PROTOCOLS: Final = (0, socket.IPPROTO_TCP)
 
 # Plain numbers: "and" with an IntFlag takes longer than all of the look-up.
 _PASSIVE: Final = int(socket.AI_PASSIVE)
 _NUMERIC_HOST: Final = int(socket.AI_NUMERICHOST)
+
+
+def in_order(patches: list[Patch], host: Any) -> Sequence[Patch]:
+    """Whom to ask: the newest first, but before all others those that know a service of that name."""
+    if len(patches) < 2:
+        return tuple(patches)
+    return sorted(patches, key=lambda patch: not patch.knows(host))
 
 
 class MeshResolver:
@@ -29,22 +39,21 @@ class MeshResolver:
 
     def _address_of(self, host: Any, *, to_bind: bool = False) -> str | None:
         """The synthetic address of a host name; None when it is not the mesh's. Raises gaierror for a name that nobody offers."""
-        if isinstance(host, (bytes, bytearray)):
-            host = bytes(host).decode("utf-8", "replace")
-        if not isinstance(host, str) or not host:
+        text = host_text(host)
+        if not text:
             return None
-        for patch in self._patches:
-            if host in patch.foreign:
+        for patch in in_order(self._patches, text):
+            if text in patch.foreign:
                 continue
-            if patch.names.thing_of(host) is not None:
-                return host
+            if patch.names.thing_of(text) is not None:
+                return text
             if to_bind:
                 # Who is about to offer a name does not wait until somebody offers it.
-                service = patch.bindable(host)
+                service = patch.bindable(text)
                 if service is not None:
                     return patch.address_of(service)
             else:
-                service = patch.service_of(host)
+                service = patch.service_of(text)
                 if service is not None:
                     return patch.resolve(service)
         return None

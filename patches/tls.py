@@ -76,6 +76,9 @@ class MemoryTLS:
 
     def write(self, data: Any) -> int:
         """Encrypt and send; reported only when all of the ciphertext has been taken by the stream."""
+        if self._taken > len(data):
+            # As OpenSSL: what was begun has to be gone on with, and not with something else.
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "[SSL: BAD_LENGTH] bad length: the last send was not finished, go on with its data")
         try:
             if not self._taken:
                 self._push()
@@ -85,6 +88,10 @@ class MemoryTLS:
             if not self._owner.waits:
                 # Of SSLWantWriteError gevent's send() makes a 0, where Python's raises it: paho takes the data for sent, and loses it.
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            raise
+        except OSError:
+            # Nothing can be gone on with.
+            self._taken = 0
             raise
         taken, self._taken = self._taken, 0
         return taken

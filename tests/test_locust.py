@@ -46,12 +46,23 @@ def site() -> Iterator[Site]:
         yield Site(mesh)
 
 
+# With JSON statistics there is no table of failures.
+SAY_FAILURES = """
+from locust import events
+
+@events.request.add_listener
+def say(name, exception=None, **_):
+    if exception is not None:
+        print("failed:", name, repr(exception), flush=True)
+"""
+
+
 def run_locust(folder: Path, source: str, *options: str, status: int = 0, **environment: str) -> str:
     """Run a locustfile for some seconds; what it said.
 
     Locust counts them from before it has imported everything, which takes two on a busy machine.
     """
-    (folder / "locustfile.py").write_text(source)
+    (folder / "locustfile.py").write_text(source + SAY_FAILURES)
     command = [sys.executable, "-m", "locust", "--headless", "--users", "8", "--spawn-rate", "8", "--run-time", "5s", "--only-summary"]
     done = subprocess.run(
         [*command, *options],
@@ -174,6 +185,7 @@ for host, url in {
     "http://example.com:80/x?y": "http://example.com:80/x?y",
     "http://127.0.0.1:8080": "http://127.0.0.1:8080",
     "http://[::1]:8080": "http://[::1]:8080",
+    "http://localhost:8080": "http://localhost:8080",
 }.items():
     assert _mesh_url(host, ".mesh") == url, (host, _mesh_url(host, ".mesh"))
 """)

@@ -298,6 +298,11 @@ with patches.apply(client), warnings.catch_warnings(record=True) as caught:
     assert "forgotten" in client.service_map
     del listener
     assert "forgotten" not in client.service_map
+    things = [socket.create_server(("forgotten", 7))]
+    gevent.get_hub().threadpool.apply(things.clear)
+    with gevent.Timeout(10):
+        while "forgotten" in client.service_map:
+            gevent.sleep(0.001)
 """,
     "servers and sockets that outlive their patch": """
 def accept_one(listener):
@@ -512,6 +517,134 @@ with patches.apply(client):
         assert fence.recv(1) == b"x"
     raises(ConnectionResetError, errno.ECONNRESET, sock.sendall, b"anybody?")
     raises(BrokenPipeError, errno.EPIPE, sock.sendall, b"nobody")
+""",
+    "more peers than addresses": """
+# Who accepts from ever new nodes forgets the oldest, and goes on accepting.
+from astranet_gevent.patches.names import AddressBook
+from astranet_gevent.errors import LimitError
+book = AddressBook("240.7.0.0/24", forgets=True)
+addresses = [book.address_of(number) for number in range(1000)]
+assert book.thing_of(book.address_of(999)) == 999 and sum(book.thing_of(f"240.7.0.{n}") is not None for n in range(256)) == 127
+names = AddressBook("239.7.0.0/24")
+raises(LimitError, errno.EMFILE, lambda: [names.address_of(number) for number in range(1000)])
+with patches.apply(server, peer_block="240.7.0.0/24"):
+    listener = socket.create_server(("site", 80))
+    address = server.listen(("127.0.0.1", 0)).address
+    for number in range(130):
+        with AstraNet(join=[address]) as node:
+            stream = node.dial("site", 10)
+            sock, peer = listener.accept()
+            assert sock.getpeername() == peer
+            stream.close()
+            sock.close()
+    listener.close()
+""",
+    "closed while it connects": """
+# What gevent's server would print of streams that are given up.
+gevent.get_hub().NOT_ERROR += (OSError,)
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    client.service_map.wait_for("echo", 10)
+    before = [link.stream_count for node in (client, server) for link in node.links()]
+    for number in range(300):
+        sock = socket.socket()
+        sock.setblocking(False)
+        assert sock.connect_ex(("echo.mesh", 7)) == errno.EINPROGRESS
+        for _ in range(number % 7):
+            gevent.sleep(0)
+        sock.close()
+    with gevent.Timeout(10):
+        while [link.stream_count for node in (client, server) for link in node.links()] != before:
+            gevent.sleep(0.01)
+""",
+    "names do not leak": """
+serve(StreamServer(("echo", 7), echo))
+asked = []
+with patches.apply(client, name_wait=0.2) as patch:
+    client.service_map.wait_for("echo", 10)
+    for host in ("echo.mesh", b"echo.mesh", "ECHO.Mesh.", "echo\u3002mesh", "echo.\uff4desh", "echo.mesh\\0.example.com"):
+        with socket.socket() as sock:
+            sock.settimeout(10)
+            sock.connect((host, 7))
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for host in ("echo.mesh", b"nobody.mesh", socket.gethostbyname("echo.mesh")):
+        for call in (lambda: datagrams.sendto(b"x", (host, 7)), lambda: datagrams.connect((host, 7)), lambda: datagrams.bind((host, 7))):
+            assert "streams only" in str(raises(socket.gaierror, socket.EAI_SERVICE, call))
+    datagrams.sendto(b"x", ("127.0.0.1", 9))
+    datagrams.close()
+    named = socket.socket()
+    named.bind((b"bytes.mesh", 7))
+    named.listen()
+    assert "bytes" in client.service_map
+    named.close()
+    for port in (-1, 70000):
+        raises(OverflowError, None, socket.socket().bind, ("site.mesh", port))
+    # A name is waited for as long when it is connected to, and found in whatever case it is offered.
+    raises(socket.gaierror, socket.EAI_NONAME, socket.socket().connect, ("nobody.mesh", 7))
+    late = gevent.spawn(socket.create_connection, ("late.mesh", 7), 10)
+    gevent.sleep(0.02)
+    serve(StreamServer(("Late", 7), echo))
+    late.get(timeout=10).close()
+client.close(1)
+""",
+    "a node's own sockets are not the mesh's": """
+# Whatever is mapped or named: where a node listens and whom it joins is TCP.
+import gevent
+probe = socket.create_server(("127.0.0.1", 0))
+port = probe.getsockname()[1]
+probe.close()
+with patches.apply(client, bindings={("127.0.0.1", port): "web"}, names=["localhost"]):
+    assert server.listen(("127.0.0.1", port)).address == ("127.0.0.1", port)
+    with AstraNet() as node:
+        node.join(("localhost", port)).wait_ready(10)
+    assert "web" not in client.service_map
+    # Somebody else's socket there is.
+    mapped = socket.create_server(("127.0.0.1", port))
+    assert "web" in client.service_map
+    mapped.close()
+""",
+    "proxies": """
+import urllib.request
+os.environ.pop("no_proxy", None)
+os.environ["NO_PROXY"] = "internal.corp"
+with patches.apply(client):
+    assert urllib.request.proxy_bypass("internal.corp") and urllib.request.proxy_bypass("users.mesh")
+    assert "no_proxy" not in os.environ
+    other = patches.apply(client)
+    other.undo()
+    assert urllib.request.proxy_bypass("users.mesh")
+assert os.environ["NO_PROXY"] == "internal.corp"
+os.environ["no_proxy"] = "host.mesh, .mesh"
+one, two = patches.apply(client), patches.apply(server)
+one.undo()
+two.undo()
+assert os.environ["no_proxy"] == "host.mesh, .mesh"
+""",
+    "two nodes, one suffix": """
+serve(StreamServer(("older", 7), echo))
+third = AstraNet().start()
+with patches.apply(client, name_wait=5), patches.apply(third, name_wait=5):
+    client.service_map.wait_for("older", 10)
+    with gevent.Timeout(3):
+        socket.create_connection(("older.mesh", 7), 10).close()
+third.close(1)
+""",
+    "a closed node": """
+with AstraNet() as node:
+    patch = patches.apply(node, name_wait=0.2)
+assert "closed" in str(raises(socket.gaierror, socket.EAI_NONAME, socket.getaddrinfo, "users.mesh", 80))
+raises(socket.gaierror, socket.EAI_NONAME, socket.create_connection, ("users.mesh", 80))
+patch.undo()
+""",
+    "rules that cannot work": """
+from astranet_gevent import ConfigError
+from astranet_gevent.patches import Rules
+for wrong in (
+    dict(suffix=None), dict(suffix="mesh"), dict(suffix=".mesh."), dict(suffix=".me sh"), dict(suffix=".mesh,.x"), dict(bare="no"),
+    dict(names=(3,)), dict(names=("",)), dict(names="users"), dict(bindings={("0.0.0.0", 99999): "a"}),
+    dict(bindings={("0.0.0.0", 80): "a", ("", 80): "b"}), dict(block="239.0.0.0/30"), dict(name_wait=-1),
+):
+    raises(ConfigError, None, lambda: Rules(**wrong))
 """,
     "undo": """
 import gevent.hub

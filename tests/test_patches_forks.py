@@ -224,3 +224,54 @@ listener.close()
 """,
         address,
     )
+
+
+def test_the_thread_that_forked_has_the_node(address: str) -> None:
+    """Another thread of the child that asks first is refused, and takes nothing away."""
+    check(
+        """
+assert ask("greeting") == b"hello"
+def child():
+    apply = gevent.get_hub().threadpool.apply
+    assert "thread" in apply(raises, (WrongThreadError, socket.getaddrinfo, "greeting.mesh", 80))
+    assert ask("greeting.mesh") == b"hello"
+assert ended(in_child(child)) == 0
+""",
+        address,
+    )
+
+
+def test_children_of_multiprocessing_send_all_that_they_wrote(address: str) -> None:
+    """They end without atexit: what they have written and closed is sent all the same."""
+    check(
+        """
+import multiprocessing
+received = []
+def take(sock, address):
+    size = 0
+    while data := sock.recv(65536):
+        size += len(data)
+    received.append(size)
+from astranet_gevent.server import StreamServer as MeshServer
+other = AstraNet(join=[(host, int(port))]).start()
+server = MeshServer(other.bind("sink:80"), take)
+server.start()
+
+def child(streams):
+    for _ in range(streams):
+        sock = socket.create_connection(("sink", 80), 10)
+        sock.sendall(b"x" * 60000)
+        sock.close()
+
+process = multiprocessing.get_context("fork").Process(target=child, args=(100,))
+process.start()
+process.join()
+assert process.exitcode == 0
+with gevent.Timeout(20, AssertionError(f"{len(received)} of 100, {sum(received)} bytes")):
+    while len(received) < 100:
+        gevent.sleep(0.01)
+assert received == [60000] * 100
+other.close(1)
+""",
+        address,
+    )

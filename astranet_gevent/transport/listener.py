@@ -161,6 +161,10 @@ class Listener:
             self._readiness = None
         self._notify()
 
+    def close_soon(self) -> None:
+        """As ``close()``, from any thread: for finalizers, which run wherever the last reference is let go of."""
+        self._hub.loop.run_callback_threadsafe(self.close)
+
     def __enter__(self) -> Listener:
         return self
 
