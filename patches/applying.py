@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
 import socket
+import stat
 import sys
 import time
 import warnings
@@ -93,6 +95,8 @@ class Patch:
         self.names = AddressBook(rules.block)
         self.peers = AddressBook(rules.peer_block, forgets=True)
         self._unused_bindings = set(rules.bindings)
+        #: Inodes of the sockets that were there before, which a binding may take over.
+        self.inherited = _open_sockets() if rules.bindings else frozenset()
         #: Hosts that are somebody else's, whatever is offered: programs that use TCP only ask for the same few again and again.
         self.foreign: set[str] = set()
         self._no_proxy = _exceptions_of_proxies(rules.suffix)
@@ -390,6 +394,18 @@ def _choose(servers: Any, service: str, port: int) -> Service:
         raise DialRefusedError(f"service {service!r} is offered with port {ports}, not with {port}")
     chosen: Service = secrets.choice(fitting)
     return chosen
+
+
+def _open_sockets() -> frozenset[int]:
+    """Inodes of the sockets of this process, where the system lists its descriptors."""
+    found = set()
+    folder = next((path for path in ("/proc/self/fd", "/dev/fd") if os.path.isdir(path)), None)
+    for name in os.listdir(folder) if folder else ():
+        with contextlib.suppress(OSError):
+            status = os.fstat(int(name))
+            if stat.S_ISSOCK(status.st_mode):
+                found.add(status.st_ino)
+    return frozenset(found)
 
 
 # By variable and item, how many patches want an item that none of them has found there.

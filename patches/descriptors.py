@@ -22,7 +22,7 @@ __all__ = ["make_descriptor", "make_token", "take_token", "tokens"]
 _CHUNK: Final = 65536
 
 #: What was detached, by device and inode of its token: never more than the process has descriptors.
-tokens: dict[tuple[int, int], Any] = {}
+tokens: dict[tuple[int, int], tuple[Any, int]] = {}
 
 
 def make_descriptor(stream: Stream) -> int:
@@ -63,7 +63,12 @@ def make_token(thing: Any) -> int:
     """A number for something that is to be found again by ``take_token``, also after a fork."""
     sock = gevent.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     number = int(sock.detach())
-    tokens[_identity(number)] = thing
+    for identity, (old, old_number) in list(tokens.items()):
+        # Closed instead of being made a socket of: nobody can ask for it any more.
+        if not _stands_for(old_number, identity):
+            del tokens[identity]
+            old.close()
+    tokens[_identity(number)] = thing, number
     return number
 
 
@@ -72,12 +77,19 @@ def take_token(number: int) -> Any:
     if not tokens:
         return None
     try:
-        thing = tokens.pop(_identity(number), None)
+        thing, _ = tokens.pop(_identity(number), (None, -1))
     except OSError:
         return None
     if thing is not None:
         os.close(number)
     return thing
+
+
+def _stands_for(number: int, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity(number) == identity
+    except OSError:
+        return False
 
 
 def _identity(number: int) -> tuple[int, int]:

@@ -147,8 +147,8 @@ class Hooks:
         """Offer a service in place of a listening socket that was made before us, by a process that knew nothing of the mesh."""
         for patch in self._with_bindings:
             system = sock._sock
-            if not _is_listening(system):
-                return
+            if not _is_listening(system, patch):
+                continue
             bound = patch.binding_of(system, system.getsockname())
             if bound is not None:
                 # Other processes may share it: this makes the system refuse connections that nobody would accept.
@@ -291,6 +291,8 @@ class Hooks:
     def connect(self, sock: Any, patch: Patch, service: str, port: int) -> None:
         """Dial, and put the stream into the socket; with a timeout of 0 in the background, and EINPROGRESS."""
         system = sock._sock
+        if isinstance(system, RawStream) and sock.timeout != 0.0:
+            return _connect_again(sock, system)
         if isinstance(system, RawStream) or (isinstance(system, RawListener) and system.offered):
             return system.connect((service, port))
         if not system:
@@ -318,7 +320,11 @@ class Hooks:
         dial = PendingDial(lambda: patch.dial(service, port, None), on_open)
         own_address = system.own_address if isinstance(system, RawListener) else ("0.0.0.0", 0)
         raw = RawStream(dial, _kind(system), own_address, patch.far_address(service, port))
-        self._exchange(sock, raw)
+        try:
+            self._exchange(sock, raw)
+        except BaseException:
+            raw.close()
+            raise
 
     def connect_tls(self, sock: Any, address: Any, connect_ex: bool) -> Any:
         """Connect a socket that was wrapped in TLS before: first the stream, then the TLS over it."""
@@ -355,6 +361,9 @@ class Hooks:
     def _exchange(self, sock: Any, raw: RawStream | RawListener) -> None:
         """Put ``raw`` in place of what the socket holds, which is closed; its number stays if somebody may know it."""
         system = sock._sock
+        if isinstance(raw, RawStream) and (isinstance(system, RawListener) or _socket.socket.fileno(system) in self._seen):
+            # What may fail for want of descriptors, while nothing has been changed.
+            raw.prepare_number()
         options = system.options if isinstance(system, RawListener) else changed_options(system)
         for (level, option), value in options.items():
             raw.setsockopt(level, option, value)
@@ -378,6 +387,17 @@ class Hooks:
             return int(system.detach())
         system.close()
         return -1
+
+
+def _connect_again(sock: Any, raw: RawStream) -> None:
+    """Another connect of one that is connecting, which it waits for, or is connected already."""
+    while True:
+        code = raw.connect_ex(raw.peer_address)
+        if code == errno.EISCONN:
+            return
+        if code != errno.EALREADY:
+            raise OSError(code, os.strerror(code))
+        sock._wait(sock._write_event)
 
 
 def _own_address(system: Any, patch: Patch, stream: Stream) -> Address:
@@ -405,12 +425,15 @@ def _withdraw_unused() -> None:
         raw.withdraw_unless_looked()
 
 
-def _is_listening(system: Any) -> bool:
+def _is_listening(system: Any, patch: Patch) -> bool:
     """Whether this is a listening socket, or one that was until ``_take_over`` in another process made it refuse."""
     if system.family not in (socket.AF_INET, socket.AF_INET6) or system.type & 0xF != socket.SOCK_STREAM:
         return False
     if system.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return True
+    # An accepted connection that has been reset looks the same, but was not there before the patch.
+    if os.fstat(system.fileno()).st_ino not in patch.inherited:
+        return False
     try:
         system.getpeername()
     except OSError:

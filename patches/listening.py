@@ -31,7 +31,7 @@ class RawListener(RawSocket):
     to its children. A child that looks offers it on a node of its own.
     """
 
-    __slots__ = ("_backlog", "_bind", "_looked", "_peer_address", "listener", "options")
+    __slots__ = ("_backlog", "_bind", "_looked", "_peer_address", "_waiting", "listener", "options")
 
     def __init__(
         self, kind: SocketKind, address: Address, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]
@@ -43,6 +43,8 @@ class RawListener(RawSocket):
         self._looked = False
         self._bind = bind
         self._peer_address = peer_address
+        # Of each socket object of this that waits.
+        self._waiting: dict[Watcher, None] = {}
         self.options: dict[tuple[int, int], Any] = {}
 
     def __repr__(self) -> str:
@@ -54,10 +56,16 @@ class RawListener(RawSocket):
 
     def _wait_stream(self, watcher: Watcher) -> None:
         if self._backlog:
-            self._look().on_ready(watcher.switch)
+            self._waiting[watcher] = None
+            self._look().on_ready(self._wake)
+
+    def _wake(self) -> None:
+        for watcher in list(self._waiting):
+            watcher.switch()
 
     def _forget_acceptor(self, watcher: Watcher) -> None:
-        if self.listener is not None:
+        self._waiting.pop(watcher, None)
+        if self.listener is not None and not self._waiting:
             self.listener.on_ready(None)
 
     @property

@@ -184,6 +184,10 @@ class RawStream(RawSocket):
         self._number = number
         self._register(number)
 
+    def prepare_number(self) -> None:
+        """Have the descriptor that ``keep_number`` copies. Raises OSError when the system has none left."""
+        self._stream.fileno()
+
     def number(self) -> int:
         """A descriptor to poll, made when it is first asked for."""
         number = self._number

@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent import subprocess
-from integration.tools import check_script, echo_one, script_environment
+from integration.tools import check_script, echo_one, free_port, script_environment
 
 from astranet_gevent import AstraNet, Role
 from astranet_gevent.server import StreamServer, WSGIServer
@@ -78,6 +78,12 @@ def run_locust(folder: Path, source: str, *options: str, status: int = 0, **envi
     return str(done.stdout + done.stderr)
 
 
+def several_processes() -> tuple[str, ...]:
+    """Options for two forked workers, whose master takes a port that nobody else has."""
+    port = str(free_port())
+    return "--processes", "2", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--master-port", port
+
+
 def read_rows(folder: Path) -> dict[str, dict[str, Any]]:
     """Of the JSON report: the CSV one is up to a second behind when a run ends."""
     return {row["name"]: row for row in json.loads((folder / "report.json").read_text())}
@@ -105,7 +111,7 @@ class Fast(FastHttpUser):
 def test_an_unchanged_file_by_environment(site: Site, tmp_path: Path) -> None:
     """With users over requests and over geventhttpclient, in two forked processes: each is a node of its own."""
     environment = {"ASTRANET_PATCH": "1", "ASTRANET_JOIN": site.address}
-    run_locust(tmp_path, UNCHANGED, "--host", "http://site", "--processes", "2", *JSON, **environment)
+    run_locust(tmp_path, UNCHANGED, "--host", "http://site", *several_processes(), *JSON, **environment)
     rows = read_rows(tmp_path)
     assert set(rows) == {"/plain", "/fast"}
     assert {path for _, path in site.seen} == {"/plain", "/fast"}
@@ -146,7 +152,7 @@ class Talker(MeshStreamUser):
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_mesh_users(processes: str, site: Site, tmp_path: Path) -> None:
-    options = ("--processes", processes) if processes != "1" else ()
+    options = several_processes() if processes == "2" else ()
     run_locust(tmp_path, MESH_USERS, "--mesh-join", site.address, *options, *JSON)
     rows = read_rows(tmp_path)
     assert set(rows) == {"/plain", "/fast", "echo: open", "hundred", "echo: exchange"}

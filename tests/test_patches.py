@@ -629,6 +629,80 @@ with patches.apply(client, name_wait=5), patches.apply(third, name_wait=5):
         socket.create_connection(("older.mesh", 7), 10).close()
 third.close(1)
 """,
+    "connected twice": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    sock = socket.socket()
+    sock.settimeout(10)
+    for _ in range(2):
+        sock.connect(("echo.mesh", 7))
+    assert sock.connect_ex(("echo.mesh", 7)) == 0
+    sock.setblocking(False)
+    assert sock.connect_ex(("echo.mesh", 7)) == errno.EISCONN
+    sock.close()
+    # Begun without waiting, and then waited for.
+    sock = socket.socket()
+    sock.setblocking(False)
+    assert sock.connect_ex(("echo.mesh", 7)) == errno.EINPROGRESS
+    sock.settimeout(10)
+    sock.connect(("echo.mesh", 7))
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    sock.close()
+    sock = socket.socket()
+    sock.setblocking(False)
+    assert sock.connect_ex(("echo.mesh", 8)) == errno.EINPROGRESS
+    sock.settimeout(10)
+    raises(ConnectionRefusedError, errno.ECONNREFUSED, sock.connect, ("echo.mesh", 8))
+    sock.close()
+""",
+    "no descriptors left": """
+serve(StreamServer(("echo", 7), echo))
+with patches.apply(client):
+    client.service_map.wait_for("echo", 10)
+    socket.create_connection(("echo.mesh", 7), 10).close()
+    count = len(os.listdir("/proc/self/fd"))
+    make, none_left = os.eventfd, OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    sock = socket.socket()
+    sock.settimeout(10)
+    sock.fileno()
+    def fail(*args):
+        raise none_left
+    os.eventfd = fail
+    try:
+        raises(OSError, errno.EMFILE, sock.connect, ("echo.mesh", 7))
+    finally:
+        os.eventfd = make
+    # As if nothing had been.
+    sock.connect(("echo.mesh", 7))
+    sock.sendall(b"x")
+    assert sock.recv(1) == b"x"
+    sock.close()
+    assert len(os.listdir("/proc/self/fd")) == count
+""",
+    "listeners under two objects, or none": """
+with patches.apply(server):
+    listener = socket.create_server(("site", 7))
+    listener.settimeout(10)
+    twin = socket.socket(fileno=listener.fileno())
+    twin.settimeout(0.05)
+    waiting = gevent.spawn(listener.accept)
+    raises(TimeoutError, None, twin.accept)
+with patches.apply(client):
+    dialled = socket.create_connection(("site.mesh", 7), 10)
+    sock, _ = waiting.get(timeout=10)
+    sock.close()
+    dialled.close()
+twin.detach()
+listener.close()
+with patches.apply(server):
+    for name in ("gone", "next"):
+        # A number that nobody makes a socket of again.
+        os.close(socket.create_server((name, 8)).detach())
+        # gevent's close() is done by the loop.
+        gevent.sleep(0.01)
+    assert "gone" not in server.service_map and "next" in server.service_map
+""",
     "a closed node": """
 with AstraNet() as node:
     patch = patches.apply(node, name_wait=0.2)
