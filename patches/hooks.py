@@ -168,7 +168,16 @@ class Hooks:
         return None
 
     def _make_connect(self, original: Any) -> Any:
+        patches = self.patches
+
         def _internal_connect(self: Any, address: Any) -> Any:
+            # Written out for programs that use TCP: a call less for each patch, and two for all.
+            if address.__class__ is tuple and address and address[0].__class__ is str:
+                for patch in patches:
+                    if address[0] not in patch.foreign:
+                        break
+                else:
+                    return original(self, address)
             target = hooks._find_target(self, address)
             return original(self, address) if target is None else hooks.connect(self, *target)
 

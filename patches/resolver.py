@@ -68,6 +68,13 @@ class MeshResolver:
         return None
 
     def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+        if host.__class__ is str:
+            # Written out for programs that use TCP, as a connect is.
+            for patch in self._patches:
+                if host not in patch.foreign:
+                    break
+            else:
+                return self._inner.getaddrinfo(host, port, family, type, proto, flags)
         to_bind = bool(flags & _PASSIVE)
         address = None if flags & _NUMERIC_HOST and not self._name_of(host) else self._address_of(host, to_bind=to_bind)
         if address is None:

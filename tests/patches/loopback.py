@@ -44,6 +44,9 @@ class LoopbackPatch(Patch):
         # The system's socket that holds the port, for each service.
         self._held: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
 
+    def _note_foreign(self, host: str) -> None:
+        """Every host may be loopback's."""
+
     def target_of(self, system: Any, address: Any) -> tuple[str, int] | None:
         port = self._port(system, address)
         # What is bound here is connected here: to nobody, it is refused as by the system.
