@@ -13,6 +13,8 @@ import gevent
 import greenlet
 import pytest
 
+from astranet_gevent import AstraNet, Role
+
 T = TypeVar("T")
 Counter = Callable[[], int]
 
@@ -133,3 +135,13 @@ def no_leaks() -> Iterator[Callable[[str, Counter], None]]:
     check = LeakCheck()
     yield check.watch
     check.verify()
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Of a router behind which a service named "greeting" says hello to who connects."""
+    with AstraNet(role=Role.ROUTER, loopback=True) as mesh:
+        listener = mesh.bind("greeting:80")
+        gevent.spawn(lambda: [stream.sendall(b"hello") or stream.close() for stream, _ in listener])
+        host, port = mesh.listen(("127.0.0.1", 0)).address
+        yield f"{host}:{port}"

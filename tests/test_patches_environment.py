@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 from astranet_gevent.patches import Rules
 from gevent import subprocess
 from integration.tools import script_environment
 
-from astranet_gevent import AstraNet, ConfigError, Role, __version__
+from astranet_gevent import ConfigError, __version__
 
 RUNNER = ("-m", "astranet_gevent.patches")
 
@@ -36,16 +34,6 @@ def run(*arguments: str, status: int = 0, **environment: str) -> subprocess.Comp
     )
     assert done.returncode == status, done.stderr
     return done  # type: ignore[no-any-return]
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Of a router behind which a service named "greeting" says hello to who connects."""
-    with AstraNet(role=Role.ROUTER, loopback=True) as mesh:
-        listener = mesh.bind("greeting")
-        gevent.spawn(lambda: [stream.sendall(b"hello") or stream.close() for stream, _ in listener])
-        host, port = mesh.listen(("127.0.0.1", 0)).address
-        yield f"{host}:{port}"
 
 
 GREET = """

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import gevent
-import pytest
 from integration.tools import check_script
-
-from astranet_gevent import AstraNet, Role
 
 # A patched program whose node has joined a router, with a service of another node to talk to; children report through their status.
 PRELUDE = """
@@ -53,16 +47,6 @@ def raises(kind, function, *args):
         return str(error)
     raise AssertionError(f"no {kind.__name__} from {function}")
 """
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """Of a router behind which a service named "greeting" says hello to who connects."""
-    with AstraNet(role=Role.ROUTER, loopback=True) as mesh:
-        listener = mesh.bind("greeting:80")
-        gevent.spawn(lambda: [stream.sendall(b"hello") or stream.close() for stream, _ in listener])
-        host, port = mesh.listen(("127.0.0.1", 0)).address
-        yield f"{host}:{port}"
 
 
 def check(source: str, address: str) -> None:

@@ -73,9 +73,11 @@ class Outlet:
         raise NotImplementedError
 
     def _end_if_drained(self) -> None:
+        """End the link if it takes no more streams and has none left."""
         raise NotImplementedError
 
     def _writer_done(self) -> None:
+        """The writer greenlet has ended: the descriptor goes with the last of the two."""
         raise NotImplementedError
 
     # -- queueing --------------------------------------------------------------------------------------------------------------
