@@ -1,7 +1,8 @@
-"""A connect that does not wait: what a socket holds between connect() and its outcome."""
+"""What a socket holds between connect() and its outcome."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,21 +10,29 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.socket
 
 from astranet_gevent import AstraNetError, Stream
 from astranet_gevent.transport.options import get_option, set_option
 from astranet_gevent.transport.readiness import Readiness
 
-__all__ = ["PendingDial"]
+__all__ = ["PendingDial", "cancel_wait_ex"]
+
+#: The OSError(EBADF) of gevent's own sockets; no stub tells of it.
+cancel_wait_ex: Any = vars(gevent.socket)["cancel_wait_ex"]
+
+
+class _Ended(gevent.GreenletExit):
+    """Ends a dial whose socket has been closed, in the greenlet that waits for the answer."""
 
 
 class PendingDial:
     """Has the methods of a stream that ``RawStream`` uses, and answers as a TCP socket that is connecting, or that could not.
 
-    ``on_open(stream)`` is called in a greenlet of its own when the dial has succeeded.
+    ``on_open(stream)`` is called in the greenlet that dials when the dial has succeeded.
     """
 
-    def __init__(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
+    def __init__(self) -> None:
         self.readable = self.writable = False
         self._error: OSError | None = None
         self._reader: Any = None
@@ -31,23 +40,45 @@ class PendingDial:
         self._readiness: Readiness | None = None
         self._options: dict[tuple[int, int], Any] = {}
         self._closed = False
+        #: Called when the number is first asked for.
+        self.on_polled: Callable[[], None] | None = None
+        # The greenlet that dials, while it does.
+        self._greenlet: Any = None
+
+    def start(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
+        """Dial in a greenlet of its own."""
         self._greenlet = gevent.spawn(self._run, dial, on_open)
 
     def _run(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
+        # Whoever uses the socket is told.
+        with contextlib.suppress(OSError, AstraNetError):
+            self.wait(dial, on_open)
+
+    def wait(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
+        """Dial, and raise what ``dial`` raises; OSError(EBADF), as gevent's sockets do, when this is closed meanwhile."""
+        self._greenlet = gevent.getcurrent()
         try:
             stream = dial()
-        except (OSError, AstraNetError) as error:
-            self._fail(error if isinstance(error, OSError) else OSError(errno.ECONNABORTED, str(error)))
-            return
-        try:
-            # Closed after the answer had come, when it was too late to end this greenlet.
-            if self._closed:
-                stream.close()
-            else:
+            try:
+                # Closed after the answer had come, when it was too late to end the dial.
+                if self._closed:
+                    raise _Ended
                 self._open(stream, on_open)
-        except BaseException:
-            stream.close()
+            except BaseException:
+                stream.close()
+                raise
+        except _Ended:
+            raise cancel_wait_ex() from None
+        except BaseException as error:
+            self._fail(error if isinstance(error, OSError) else OSError(errno.ECONNABORTED, str(error)))
             raise
+        finally:
+            self._greenlet = None
+
+    def _end(self) -> None:
+        # Unless it has ended by itself meanwhile, and its greenlet does something else.
+        if self._greenlet is not None:
+            self._greenlet.throw(_Ended)
 
     def _open(self, stream: Stream, on_open: Callable[[Stream], None]) -> None:
         for (level, option), value in self._options.items():
@@ -83,6 +114,8 @@ class PendingDial:
     def fileno(self) -> int:
         if self._readiness is None:
             self._readiness = Readiness(self, busy=not self.writable)
+            if self.on_polled is not None:
+                self.on_polled()
         return self._readiness.fileno()
 
     def wake_when_readable(self, waiter: Any) -> None:
@@ -110,6 +143,11 @@ class PendingDial:
         raise error or OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
     recv = recv_into = recvfrom = recvfrom_into = recvmsg = recvmsg_into = send = sendmsg = sendto = _refuse
+
+    def release_descriptor(self) -> int:
+        """Give away the number that ``fileno()`` gave, to be reused or closed; -1 if it was never asked."""
+        readiness, self._readiness = self._readiness, None
+        return -1 if readiness is None else readiness.release()
 
     def getpeername(self) -> Any:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
@@ -139,7 +177,8 @@ class PendingDial:
     def close(self) -> None:
         # A dial that is ended this way tells the far node, and takes its stream out of every table.
         self._closed = True
-        self._greenlet.kill(block=False)
+        if self._greenlet is not None:
+            gevent.get_hub().loop.run_callback(self._end)
         if self._readiness is not None:
             self._readiness.close()
             self._readiness = None

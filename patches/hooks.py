@@ -15,6 +15,7 @@ import socket
 import ssl
 import sys
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gevent.hub
@@ -22,10 +23,10 @@ import gevent.socket
 import gevent.ssl
 
 from .descriptors import take_token, tokens
-from .dialling import PendingDial
+from .dialling import PendingDial, cancel_wait_ex
+from .exchanging import Loan, exchange
 from .listening import RawListener, listening
 from .names import is_wildcard
-from .options import changed_options
 from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
 from .resolver import MeshResolver, in_order
 from .tls import MemoryTLS
@@ -309,31 +310,30 @@ class Hooks:
         if sock.timeout == 0.0:
             self._connect_later(sock, patch, service, port)
             raise BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
-        stream = patch.dial(service, port, sock.timeout)
+        self._connect_and_wait(sock, patch, service, port)
+
+    def _connect_and_wait(self, sock: Any, patch: Patch, service: str, port: int) -> None:
+        dial, raw, on_open = _make_stream(sock._sock, patch, service, port)
+        loan = Loan(sock, dial, raw, self._seen)
         try:
-            if sock._sock is not system:
-                # Closed, or connected by somebody else, while this dial was under way.
-                code = errno.EISCONN if sock._sock else errno.EBADF
-                raise OSError(code, os.strerror(code))
-            own_address = _own_address(system, patch, stream)
-            self._exchange(sock, RawStream(stream, _kind(system), own_address, patch.far_address(service, port)))
+            # In the greenlet that waits for it anyway: one more for each connect would be 24 us.
+            dial.wait(lambda: patch.dial(service, port, sock.timeout), on_open)
+            if sock._sock is not raw:
+                # A socket object that wraps it has taken it over.
+                raise cancel_wait_ex
+            loan.keep()
         except BaseException:
-            stream.close()
+            loan.take_back()
             raise
 
     def _connect_later(self, sock: Any, patch: Patch, service: str, port: int) -> None:
-        def on_open(stream: Stream) -> None:
-            raw.open(stream, _own_address(system, patch, stream))
-
-        system = sock._sock
-        dial = PendingDial(lambda: patch.dial(service, port, None), on_open)
-        own_address = system.own_address if isinstance(system, RawListener) else ("0.0.0.0", 0)
-        raw = RawStream(dial, _kind(system), own_address, patch.far_address(service, port))
+        dial, raw, on_open = _make_stream(sock._sock, patch, service, port)
         try:
-            self._exchange(sock, raw)
+            exchange(sock, raw, self._seen)
         except BaseException:
             raw.close()
             raise
+        dial.start(lambda: patch.dial(service, port, None), on_open)
 
     def connect_tls(self, sock: Any, address: Any, connect_ex: bool) -> Any:
         """Connect a socket that was wrapped in TLS before: first the stream, then the TLS over it."""
@@ -365,37 +365,7 @@ class Hooks:
         if isinstance(sock._sock, RawSocket):
             sock._sock.bind((service, port))
         raw = RawListener(_kind(sock._sock), patch.far_address(service, port), patch.binder(service, port), patch.peer_address)
-        self._exchange(sock, raw)
-
-    def _exchange(self, sock: Any, raw: RawStream | RawListener) -> None:
-        """Put ``raw`` in place of what the socket holds, which is closed; its number stays if somebody may know it."""
-        system = sock._sock
-        if isinstance(raw, RawStream) and (isinstance(system, RawListener) or _socket.socket.fileno(system) in self._seen):
-            # What may fail for want of descriptors, while nothing has been changed.
-            raw.prepare_number()
-        options = system.options if isinstance(system, RawListener) else changed_options(system)
-        for (level, option), value in options.items():
-            raw.setsockopt(level, option, value)
-        for watcher in (sock._read_event, sock._write_event):
-            watcher.close()
-        if isinstance(system, RawListener) and isinstance(raw, RawStream):
-            number, raw.bound = system.give_up()
-        else:
-            number = self._give_up(sock)
-        if number >= 0:
-            raw.keep_number(number)
-        sock._read_event, sock._write_event = raw.watchers()
-        sock._sock = raw
-
-    def _give_up(self, sock: Any) -> int:
-        """Close a socket of the system; its number, still open, if somebody may know it, else -1."""
-        system = sock._sock
-        number = _socket.socket.fileno(system)
-        sock.hub.loop.closing_fd(number)
-        if number in self._seen:
-            return int(system.detach())
-        system.close()
-        return -1
+        exchange(sock, raw, self._seen)
 
 
 def _connect_again(sock: Any, raw: RawStream) -> None:
@@ -407,6 +377,18 @@ def _connect_again(sock: Any, raw: RawStream) -> None:
         if code != errno.EALREADY:
             raise OSError(code, os.strerror(code))
         sock._wait(sock._write_event)
+
+
+def _make_stream(system: Any, patch: Patch, service: str, port: int) -> tuple[PendingDial, RawStream, Callable[[Stream], None]]:
+    """What a socket holds while it connects, and what a dial for it calls with the stream."""
+
+    def on_open(stream: Stream) -> None:
+        raw.open(stream, _own_address(system, patch, stream))
+
+    dial = PendingDial()
+    own_address = system.own_address if isinstance(system, RawListener) else ("0.0.0.0", 0)
+    raw = RawStream(dial, _kind(system), own_address, patch.far_address(service, port))
+    return dial, raw, on_open
 
 
 def _own_address(system: Any, patch: Patch, stream: Stream) -> Address:

@@ -193,6 +193,17 @@ class RawListener(RawSocket):
         self.close()
         return number, bound
 
+    def lend_number(self) -> None:
+        """A stream that is being dialled has the number that the program has seen, if any."""
+        self._number = -1
+
+    def take_number_back(self, number: int) -> None:
+        """There is nothing to be read under it again."""
+        placeholder = _make_placeholder()
+        os.dup2(placeholder, number, inheritable=False)
+        os.close(placeholder)
+        self.keep_number(number)
+
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         if (level, option) == (socket.SOL_SOCKET, getattr(socket, "SO_ACCEPTCONN", None)):
             return int(self._backlog > 0)

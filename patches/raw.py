@@ -192,10 +192,27 @@ class RawStream(RawSocket):
         """A descriptor to poll, made when it is first asked for."""
         number = self._number
         if number < 0:
-            number = self._polled = self._stream.fileno()
+            polled = self._stream.fileno()
+            if self._number >= 0:
+                # The dial has taken over the number of the socket in whose place this is.
+                return self._number
+            number = self._polled = polled
             if number >= 0:
                 self._register(number)
         return number
+
+    def take_number(self) -> int:
+        """Let go of the number that the program knows, still open: for something else to be put under it; -1 if there is none."""
+        number, self._number = self._number, -1
+        polled, self._polled = self._polled, -1
+        known = number if number >= 0 else polled
+        if known < 0 or not self.is_under(known):
+            # The program may have closed it, and another file may have it by now.
+            return -1
+        by_number.pop(known, None)
+        if number < 0:
+            self._stream.release_descriptor()
+        return known
 
     def watchers(self) -> tuple[Watcher, Watcher]:
         """What gevent waits with to read and to write."""

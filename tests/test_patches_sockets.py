@@ -180,6 +180,184 @@ with patches.apply(client) as patch:
                 assert select.select([sock], [], [], 0)[0] == []
             sock.close()
 """,
+    "closed while it waits to be connected": """
+# The far side answers nothing while its cable is frozen, and has everything afterwards.
+from astranet_gevent.testing import Network
+network = Network()
+near, far = network.node(), network.node()
+cable = network.connect(near, far)
+far.bind("silent:7")
+near.service_map.wait_for("silent", 10)
+
+# What is expected to end with an error.
+gevent.get_hub().NOT_ERROR += (OSError,)
+
+import gc
+def state():
+    streams = [(link.stream_count, len(link.dialing)) for node in (near, far) for link in node._node.links]
+    greenlets = sum(isinstance(each, gevent.Greenlet) and not each.dead for each in gc.get_objects())
+    return streams, greenlets, len(os.listdir("/proc/self/fd"))
+
+def settled(what):
+    with gevent.Timeout(10, False):
+        while state() != before:
+            gevent.sleep(0.01)
+    assert state() == before, (what, state(), before)
+
+def waiting(sock, method, host):
+    greenlet = gevent.spawn(getattr(sock, method), (host, 7))
+    with gevent.Timeout(10, AssertionError("it does not connect")):
+        while type(sock._sock).__name__ != "RawStream":
+            gevent.sleep(0)
+    # Now it waits: for the name, or for an answer.
+    for _ in range(5):
+        gevent.sleep(0)
+    assert not greenlet.ready()
+    return greenlet
+
+# The nodes of the other programs are not to join meanwhile.
+client.peerings()[0].wait_ready(10)
+while not all(link.state == "ready" for node in (server, client) for link in node.links()):
+    gevent.sleep(0.01)
+before = state()
+with patches.apply(near, name_wait=30):
+    plain = ssl.create_default_context()
+    plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE
+    for host in ("silent.mesh", "nobody.mesh"):
+        for timeout in (None, 20):
+            for wrapped in (False, True):
+                for method in ("connect", "connect_ex"):
+                    for end in ("close", "detach"):
+                        cable.freeze()
+                        sock = socket.socket()
+                        if wrapped:
+                            sock = plain.wrap_socket(sock)
+                        sock.settimeout(timeout)
+                        greenlet = waiting(sock, method, host)
+                        started = time.monotonic()
+                        if end == "detach":
+                            raises(OSError, errno.EOPNOTSUPP, sock.detach)
+                        else:
+                            sock.close()
+                        if method == "connect":
+                            error = raises(OSError, errno.EBADF, greenlet.get, True, 10)
+                            assert type(error) is gevent.socket.cancel_wait_ex
+                        else:
+                            assert greenlet.get(timeout=10) == errno.EBADF
+                        assert time.monotonic() - started < 2
+                        raises(OSError, errno.EBADF, sock.connect, (host, 7))
+                        cable.thaw()
+                        settled((host, timeout, wrapped, method, end))
+    # Whoever is killed, or runs out of time, has ended the dial too.
+    cable.freeze()
+    sock = socket.socket()
+    greenlet = waiting(sock, "connect", "silent.mesh")
+    greenlet.kill()
+    with gevent.Timeout(0.05, False):
+        sock.connect(("silent.mesh", 7))
+    sock.settimeout(0.05)
+    raises(TimeoutError, None, sock.connect, ("silent.mesh", 7))
+    raises(TimeoutError, None, sock.connect, ("silent.mesh", 7))
+    assert sock.connect_ex(("silent.mesh", 7)) == errno.EAGAIN
+    cable.thaw()
+    sock.settimeout(10)
+    sock.connect(("silent.mesh", 7))
+    sock.close()
+    settled("given up")
+network.close()
+""",
+    "the socket of a connect that fails": """
+serve(StreamServer(("echo", 7), echo))
+client.service_map.wait_for("echo", 10)
+gate = gevent.event.Event()
+# What is expected to end with an error.
+gevent.get_hub().NOT_ERROR += (OSError,)
+with patches.apply(client, name_wait=0.1) as patch:
+    dial = patch.dial
+    def slow(*args):
+        assert gate.wait(20)
+        return dial(*args)
+
+    def use(sock):
+        sock.settimeout(10)
+        sock.connect(("echo.mesh", 7))
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+
+    failures = (("echo.mesh", ConnectionRefusedError, errno.ECONNREFUSED), ("nobody.mesh", socket.gaierror, socket.EAI_NONAME))
+    for bound in (False, True):
+        for asked in ("never", "before", "meanwhile"):
+            for host, kind, code in failures:
+                count = len(os.listdir("/proc/self/fd"))
+                sock = socket.socket()
+                bound and sock.bind(("from-here", 1234))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                system, number = sock._sock, sock.fileno() if asked == "before" else None
+                if asked == "meanwhile":
+                    gate.clear()
+                    patch.dial = slow
+                    connecting = gevent.spawn(sock.connect, (host, 8))
+                    gevent.sleep(0)
+                    number = sock.fileno()
+                    # Of a bound one it is a number of its own; of another the system's.
+                    assert bound or number == system.fileno() or system.fileno() == -1
+                    # Neither readable nor writable, and whoever waits for it is told of the end.
+                    assert select.select([sock], [sock], [], 0) == ([], [], [])
+                    poller = gevent.spawn(select.select, [sock], [sock], [], 10)
+                    reader = gevent.spawn(sock.recv, 1)
+                    again = gevent.spawn(sock.connect_ex, (host, 8))
+                    gevent.sleep(0)
+                    gate.set()
+                    raises(kind, code, connecting.get, True, 10)
+                    patch.dial = dial
+                    assert poller.get(timeout=10) != ([], [], [])
+                    raises(OSError, errno.ENOTCONN, reader.get, True, 10)
+                    assert again.get(timeout=10) != 0
+                else:
+                    raises(kind, code, sock.connect, (host, 8))
+                assert type(sock._sock) is type(system) and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert asked == "meanwhile" or sock._sock is system
+                assert number is None or sock.fileno() == number
+                raises(OSError, errno.ENOTCONN, sock.getpeername)
+                if asked == "meanwhile" and not bound:
+                    # It can go anywhere.
+                    with socket.create_server(("127.0.0.1", 0)) as listener:
+                        other = socket.socket()
+                        sock.settimeout(10)
+                        sock.connect(listener.getsockname())
+                        accepted = listener.accept()[0]
+                        accepted.sendall(b"y")
+                        assert sock.recv(1) == b"y" and sock.fileno() == number
+                        accepted.close()
+                        other.close()
+                else:
+                    use(sock)
+                    assert number is None or sock.fileno() == number
+                    assert number is None or (sock.send(b"z"), select.select([sock], [], [], 10)[0])[1] == [sock]
+                sock.close()
+                with gevent.Timeout(10, AssertionError((bound, asked, host))):
+                    while len(os.listdir("/proc/self/fd")) > count:
+                        gevent.sleep(0.01)
+    # Asked meanwhile of a connect that succeeds: the number stays what it was.
+    for bound in (False, True):
+        gate.clear()
+        patch.dial = slow
+        sock = socket.socket()
+        bound and sock.bind(("from-here", 1234))
+        connecting = gevent.spawn(sock.connect, ("echo.mesh", 7))
+        gevent.sleep(0)
+        number = sock.fileno()
+        reader, poller = gevent.spawn(sock.recv, 1), gevent.spawn(select.select, [], [sock], [], 10)
+        gevent.sleep(0)
+        gate.set()
+        connecting.get(timeout=10)
+        assert poller.get(timeout=10)[1] == [sock] and sock.fileno() == number
+        sock.sendall(b"w")
+        assert reader.get(timeout=10) == b"w"
+        sock.sendall(b"v")
+        assert select.select([number], [], [], 10)[0] == [number] and sock.recv(1) == b"v"
+        sock.close()
+""",
     "TLS around a listener, and without waiting": """
 import trustme
 authority = trustme.CA()

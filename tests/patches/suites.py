@@ -112,9 +112,6 @@ DIFFERENCES: dict[str, Difference] = {
     # With poll it passes on neither.
     "test.test_asyncore.TestAPI_UseIPv4Select.test_handle_expt": _OUT_OF_BAND,
     "test.test_asyncore.TestAPI_UseIPv6Select.test_handle_expt": _OUT_OF_BAND,
-    "test.test_socket.TCPCloserTest.testClose": Difference(
-        "polls a socket while another greenlet waits in its connect(): until that returns it is the system's, unconnected"
-    ),
     "test.test_socketserver.SocketServerTest.test_ForkingTCPServer": Difference("a process for each request: streams do not cross a fork"),
     "test.test_ssl.SimpleBackgroundTests.test_makefile_close": _DESCRIPTOR,
     "test.test_ssl.TestPreHandshakeClose.test_preauth_data_to_tls_client": Difference(

@@ -1,0 +1,145 @@
+"""What a gevent socket holds - a raw socket and two watchers - exchanged: the system's for ours, and back."""
+
+from __future__ import annotations
+
+import _socket
+import os
+from typing import Any
+
+from .dialling import PendingDial
+from .listening import RawListener
+from .options import changed_options
+from .raw import RawSocket, RawStream
+
+__all__ = ["Loan", "exchange"]
+
+
+def exchange(sock: Any, raw: RawStream | RawListener, seen: set[int]) -> None:
+    """Put ``raw`` in place of what the socket holds, which is closed; its number stays if it is in ``seen``: somebody knows it."""
+    system = sock._sock
+    if isinstance(raw, RawStream) and _known_number(system, seen) >= 0:
+        # What may fail for want of descriptors, while nothing has been changed.
+        raw.prepare_number()
+    _carry_options(system, raw)
+    for watcher in (sock._read_event, sock._write_event):
+        watcher.close()
+    if isinstance(system, RawListener) and isinstance(raw, RawStream):
+        number, raw.bound = system.give_up()
+    else:
+        number = _give_up(sock, system, seen)
+    if number >= 0:
+        raw.keep_number(number)
+    _put(sock, raw)
+
+
+class Loan:
+    """``raw``, which is being dialled, in place of what the socket holds: then one ``keep()``, or ``take_back()``.
+
+    Its number stays what it is, and is the raw socket's only if somebody asks for it meanwhile: what polls neither readable nor writable
+    costs more than what polls a stream.
+    """
+
+    __slots__ = ("_dial", "_events", "_raw", "_seen", "_sock", "_system")
+
+    def __init__(self, sock: Any, dial: PendingDial, raw: RawStream, seen: set[int]) -> None:
+        self._sock, self._dial, self._raw, self._seen = sock, dial, raw, seen
+        self._system: Any = sock._sock
+        self._events = sock._read_event, sock._write_event
+        _carry_options(self._system, raw)
+        dial.on_polled = self._lend_number
+        _put(sock, raw)
+
+    def _lend_number(self) -> None:
+        system, raw = self._system, self._raw
+        number = system.fileno()
+        if isinstance(system, RawListener):
+            if number < 0:
+                return
+            system.lend_number()
+        else:
+            # Lives on under another number.
+            self._system = _remade(system, os.dup(number))
+            self._seen -= {system.detach(), self._system.fileno()}
+        raw.keep_number(number)
+
+    def keep(self) -> None:
+        """It has become a stream: what was there before is closed. Raises OSError when the system has no descriptor left for its number."""
+        sock, raw, system = self._sock, self._raw, self._system
+        self._dial.on_polled = None
+        number = _known_number(system, self._seen)
+        if number >= 0:
+            raw.prepare_number()
+        self._close_events()
+        if isinstance(system, RawListener):
+            _, raw.bound = system.give_up()
+        else:
+            _give_up(sock, system, self._seen)
+        if number >= 0:
+            raw.keep_number(number)
+        if sock._read_event.callback is sock._write_event.callback is None:
+            # Nobody waits with these: others reach the stream with a call less.
+            sock._read_event, sock._write_event = raw.watchers()
+
+    def take_back(self) -> None:
+        """It could not connect: the socket is what it was."""
+        self._dial.on_polled = None
+        sock, raw, system = self._sock, self._raw, self._system
+        if sock._sock is not raw:
+            # Closed meanwhile, or taken over by a socket object that wraps it.
+            self._close_events()
+            system.close()
+            return
+        number = raw.take_number()
+        raw.close()
+        sock._sock, (sock._read_event, sock._write_event) = system, self._events
+        if number < 0:
+            return
+        if isinstance(system, RawListener):
+            system.take_number_back(number)
+        else:
+            os.dup2(system.fileno(), number, inheritable=False)
+            system.close()
+            sock._sock = _remade(system, number)
+            self._seen.add(number)
+        # For those who poll it: there is something else under the number.
+        sock.hub.loop.closing_fd(number)
+
+    def _close_events(self) -> None:
+        for event in self._events:
+            event.close()
+
+
+def _put(sock: Any, raw: RawSocket) -> None:
+    sock._read_event, sock._write_event = raw.watchers()
+    sock._sock = raw
+
+
+def _known_number(system: Any, seen: set[int]) -> int:
+    """The number of what a socket holds if somebody may know it, else -1."""
+    if isinstance(system, RawListener):
+        return system.fileno()
+    number: int = _socket.socket.fileno(system)
+    return number if number in seen else -1
+
+
+def _carry_options(system: Any, raw: RawStream | RawListener) -> None:
+    options = system.options if isinstance(system, RawListener) else changed_options(system)
+    for (level, option), value in options.items():
+        raw.setsockopt(level, option, value)
+
+
+def _give_up(sock: Any, system: Any, seen: set[int]) -> int:
+    """Close a socket of the system; its number, still open, if somebody may know it, else -1."""
+    number = _socket.socket.fileno(system)
+    sock.hub.loop.closing_fd(number)
+    if number in seen:
+        return int(system.detach())
+    system.close()
+    return -1
+
+
+def _remade(system: Any, number: int) -> Any:
+    """Another object for a socket of the system, under a number."""
+    other = type(system)(system.family, system.type, system.proto, number)
+    _socket.socket.setblocking(other, False)
+    return other
