@@ -25,7 +25,7 @@ import gevent.ssl
 from .descriptors import take_token, tokens
 from .dialling import PendingDial, cancel_wait_ex
 from .exchanging import Loan, exchange
-from .listening import RawListener, listening
+from .listening import Offer, RawListener, listening
 from .names import is_wildcard
 from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
 from .resolver import MeshResolver, in_order
@@ -236,7 +236,7 @@ class Hooks:
     def _make_dup(self, original: Any) -> Any:
         def dup(self: Any) -> Any:
             raw = self._sock
-            if not isinstance(raw, RawStream):
+            if not isinstance(raw, RawSocket):
                 return original(self)
             other = self.__class__(self.family, self.type, self.proto, fileno=raw.dup())
             other.settimeout(self.gettimeout())
@@ -255,7 +255,7 @@ class Hooks:
     def _make_fromfd(self, original: Any) -> Any:
         def fromfd(fd: Any, family: int, type: int, proto: int = 0) -> Any:
             raw = of_number(fd)
-            return GeventSocket(fileno=raw.dup()) if isinstance(raw, RawStream) else original(fd, family, type, proto)
+            return original(fd, family, type, proto) if raw is None else GeventSocket(fileno=raw.dup())
 
         return fromfd
 
@@ -364,7 +364,7 @@ class Hooks:
         """Put a listener-to-be into the socket."""
         if isinstance(sock._sock, RawSocket):
             sock._sock.bind((service, port))
-        raw = RawListener(_kind(sock._sock), patch.far_address(service, port), patch.binder(service, port), patch.peer_address)
+        raw = RawListener(_kind(sock._sock), patch.far_address(service, port), Offer(patch.binder(service, port), patch.peer_address))
         exchange(sock, raw, self._seen)
 
 
@@ -412,8 +412,8 @@ def _find_raw(number: Any) -> RawSocket | None:
 
 def _withdraw_unused() -> None:
     """After a fork, in the parent: a server that leaves accepting to its children must not be dialled itself."""
-    for raw in list(listening):
-        raw.withdraw_unless_looked()
+    for offer in list(listening):
+        offer.withdraw_unless_looked()
 
 
 def _is_listening(system: Any, patch: Patch) -> bool:

@@ -18,78 +18,104 @@ from .descriptors import make_descriptor, make_token
 from .raw import Address, RawSocket, RawStream, SocketKind, full_address, short_port, would_block
 from .watchers import Watcher
 
-__all__ = ["RawListener", "listening"]
+__all__ = ["Offer", "RawListener", "listening"]
 
-#: Listeners that are offered, for a fork to find.
-listening: weakref.WeakSet[RawListener] = weakref.WeakSet()
+#: What is offered, for a fork to find.
+listening: weakref.WeakSet[Offer] = weakref.WeakSet()
 
 
-class RawListener(RawSocket):
-    """A socket that is bound to a service; offered once ``listen`` has been called.
+class Offer:
+    """A service that is bound, and offered once ``listen`` has been called; shared by duplicates of one socket.
 
     After a fork, who forked and never looked whether somebody dials offers it no more, until it does look: it is a server that leaves that
     to its children. A child that looks offers it on a node of its own.
     """
 
-    __slots__ = ("_backlog", "_bind", "_looked", "_peer_address", "_waiting", "listener", "options")
+    __slots__ = ("__weakref__", "_bind", "_looked", "_open", "_raws", "_waiting", "backlog", "listener", "options", "peer_address")
 
-    def __init__(
-        self, kind: SocketKind, address: Address, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]
-    ) -> None:
-        super().__init__(kind, address)
+    def __init__(self, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]) -> None:
         self.listener: Listener | None = None
-        # 0 until listen() is called.
-        self._backlog = 0
+        #: 0 until it is offered.
+        self.backlog = 0
+        self.options: dict[tuple[int, int], Any] = {}
+        #: ``(node id, port)`` as the address of whoever dials.
+        self.peer_address = peer_address
         self._looked = False
         self._bind = bind
-        self._peer_address = peer_address
+        # How many are open, and which: they have it, and it must not keep them from ending.
+        self._open = 0
+        self._raws: weakref.WeakSet[RawListener] = weakref.WeakSet()
         # Of each socket object of this that waits.
         self._waiting: dict[Watcher, None] = {}
-        self.options: dict[tuple[int, int], Any] = {}
 
-    def __repr__(self) -> str:
-        return f"<socket object of the mesh, {self.listener!r}>"
+    def join(self, raw: RawListener) -> None:
+        """One more that has a part in it."""
+        self._raws.add(raw)
+        self._open += 1
 
-    def watchers(self) -> tuple[Watcher, Watcher]:
-        """What gevent waits with: a listener is never writable, and before it listens there is nothing to accept."""
-        return Watcher(self._wait_stream, self._forget_acceptor), Watcher(_do_nothing, _do_nothing)
+    def leave(self, raw: RawListener) -> Callable[[int], Listener]:
+        """One less: the last ends the listener. What the bind holds, for who wants to keep it."""
+        self._raws.discard(raw)
+        self._open -= 1
+        bind = self._bind
+        if not self._open:
+            self.backlog = 0
+            listening.discard(self)
+            # With it goes whatever the patch holds for as long as this socket is bound.
+            self._bind = _closed
+            if self.listener is not None:
+                try:
+                    self.listener.close()
+                except WrongThreadError:
+                    # The last reference was let go of in another thread.
+                    self.listener.close_soon()
+        return bind
 
-    def _wait_stream(self, watcher: Watcher) -> None:
-        if self._backlog:
+    def wait(self, watcher: Watcher) -> None:
+        """Have a watcher told when somebody dials."""
+        if self.backlog:
             self._waiting[watcher] = None
-            self._look().on_ready(self._wake)
+            self.look().on_ready(self._wake)
 
     def _wake(self) -> None:
         for watcher in list(self._waiting):
             watcher.switch()
 
-    def _forget_acceptor(self, watcher: Watcher) -> None:
+    def forget(self, watcher: Watcher) -> None:
+        """It does not wait any more."""
         self._waiting.pop(watcher, None)
         if self.listener is not None and not self._waiting:
             self.listener.on_ready(None)
 
-    @property
-    def offered(self) -> bool:
-        """Whether ``listen()`` has been called."""
-        return self._backlog > 0
-
-    def _look(self) -> Listener:
+    def look(self) -> Listener:
         """The listener, for who wants to know whether somebody dials. Raises OSError(EINVAL) before ``listen()``."""
         self._looked = True
         listener = self.listener
         if listener is None or listener.forked:
-            if not self._backlog:
+            if not self.backlog:
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            listener = self._offer()
+            listener = self._make()
         return listener
 
-    def _offer(self) -> Listener:
-        self.listener = listener = self._bind(self._backlog)
+    def _make(self) -> Listener:
+        self.listener = listener = self._bind(self.backlog)
         listener.setblocking(False)
         listening.add(self)
-        if self._number >= 0:
-            self.keep_number(self._number)
+        for raw in self._raws:
+            raw.poll(listener)
         return listener
+
+    def start(self, backlog: int) -> None:
+        """Offer the service."""
+        self.backlog = backlog
+        try:
+            listener = self._make()
+        except BaseException:
+            self.backlog = 0
+            raise
+        for raw in self._raws:
+            host, port = raw.own_address
+            raw.own_address = host, port or short_port(listener.port)
 
     def withdraw_unless_looked(self) -> None:
         """Called after a fork, in the process that forked."""
@@ -100,15 +126,50 @@ class RawListener(RawSocket):
             listening.discard(self)
             listener.close()
 
+
+class RawListener(RawSocket):
+    """A socket that is bound to a service."""
+
+    __slots__ = ("_offer",)
+
+    def __init__(self, kind: SocketKind, address: Address, offer: Offer) -> None:
+        super().__init__(kind, address)
+        self._offer = offer
+        offer.join(self)
+
+    def __repr__(self) -> str:
+        return f"<socket object of the mesh, {self._offer.listener!r}>"
+
+    def watchers(self) -> tuple[Watcher, Watcher]:
+        """What gevent waits with: a listener is never writable, and before it listens there is nothing to accept."""
+        return Watcher(self._offer.wait, self._offer.forget), Watcher(_do_nothing, _do_nothing)
+
+    @property
+    def offered(self) -> bool:
+        """Whether ``listen()`` has been called."""
+        return self._offer.backlog > 0
+
+    @property
+    def options(self) -> dict[tuple[int, int], Any]:
+        """What has been set with ``setsockopt``."""
+        return self._offer.options
+
     def getpeername(self) -> Any:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
     def keep_number(self, number: int) -> None:
         """Answer ``fileno()`` with a number that the program has seen already; there is something to poll once the socket listens."""
         self._number = number
-        if self.listener is not None:
-            os.dup2(self.listener.fileno(), number, inheritable=False)
-        self._register(number)
+        if self._offer.listener is not None:
+            self.poll(self._offer.listener)
+        else:
+            self._register(number)
+
+    def poll(self, listener: Listener) -> None:
+        """Have it polled under the number that the program has seen, if it has."""
+        if self._number >= 0:
+            os.dup2(listener.fileno(), self._number, inheritable=False)
+            self._register(self._number)
 
     def number(self) -> int:
         """A descriptor to poll.
@@ -116,52 +177,44 @@ class RawListener(RawSocket):
         One of our own: when the node closes, its listeners and their descriptors go, and a server that still polls must not find another
         file under the number.
         """
-        if not self._backlog:
-            if self._number < 0:
-                self._number = _make_placeholder()
-                self._register(self._number)
-        else:
-            listener = self._look()
-            if self._number < 0:
-                self._number = os.dup(listener.fileno())
-                self._register(self._number)
+        listener = self._offer.look() if self.offered else None
+        if self._number < 0:
+            self._number = _make_placeholder() if listener is None else os.dup(listener.fileno())
+            self._register(self._number)
         return self._number
 
     def fileno(self) -> int:
         """The descriptor to poll: gevent's servers ask this object itself."""
-        return self.number() if self._backlog else super().fileno()
+        return self.number() if self._open and self.offered else super().fileno()
 
     def listen(self, backlog: int = 128) -> None:
         """Offer the service."""
         backlog = operator.index(backlog)
         if not -(2**31) <= backlog < 2**31:
             raise OverflowError(f"listen() takes a C int, not {backlog}")
-        if self._backlog:
+        if self.offered:
             return
-        if self._number >= 0 and not self.is_under(self._number):
-            # The program has closed it, and another file may have it by now.
+        if not self._open or (self._number >= 0 and not self.is_under(self._number)):
+            # The program has closed it, and another file may have the number by now.
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        self._backlog = max(1, backlog)
-        try:
-            listener = self._offer()
-        except BaseException:
-            self._backlog = 0
-            raise
-        host, port = self.own_address
-        self.own_address = host, port or short_port(listener.port)
+        self._offer.start(max(1, backlog))
 
     def _accept(self) -> tuple[RawStream | int, Any]:
         """The next stream, in the form in which gevent makes a socket of it: as a descriptor when that is all that it knows."""
+        offer = self._offer
+        if not self._open:
+            # By another socket object of the same number.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         try:
-            stream, (node_id, port) = self._look().accept()
+            stream, (node_id, port) = offer.look().accept()
         except StreamWouldBlockError:
             raise would_block() from None
         try:
-            peer_address = self._peer_address(node_id, port)
+            peer_address = offer.peer_address(node_id, port)
             if not RawSocket.hooked:
                 return make_descriptor(stream), full_address(self.family, peer_address)
             raw = RawStream(stream, (self.family, self.type, self.proto), self.own_address, peer_address)
-            for (level, option), value in self.options.items():
+            for (level, option), value in offer.options.items():
                 raw.setsockopt(level, option, value)
         except BaseException:
             stream.close()
@@ -184,14 +237,13 @@ class RawListener(RawSocket):
         raise OSError(code, os.strerror(code))
 
     def connect_ex(self, address: Any) -> int:
-        return errno.EISCONN if self._backlog else errno.EINVAL
+        return errno.EISCONN if self.offered else errno.EINVAL
 
     def give_up(self) -> tuple[int, Any]:
         """For a stream to take this one's place: the number that the program has seen, if any, else -1; and what the bind holds."""
         number, self._number = self._number, -1
-        bound = self._bind
-        self.close()
-        return number, bound
+        self._open = False
+        return number, self._offer.leave(self)
 
     def lend_number(self) -> None:
         """A stream that is being dialled has the number that the program has seen, if any."""
@@ -206,11 +258,11 @@ class RawListener(RawSocket):
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> Any:
         if (level, option) == (socket.SOL_SOCKET, getattr(socket, "SO_ACCEPTCONN", None)):
-            return int(self._backlog > 0)
-        return get_option(self.options, level, option, buflen, lambda: 0)
+            return int(self.offered)
+        return get_option(self._offer.options, level, option, buflen, lambda: 0)
 
     def setsockopt(self, level: int, option: int, value: Any, optlen: int | None = None) -> None:
-        set_option(self.options, level, option, value)
+        set_option(self._offer.options, level, option, value)
 
     def detach(self) -> int:
         """A number of which a socket object can be made again."""
@@ -219,17 +271,12 @@ class RawListener(RawSocket):
         self._owners = 1
         return make_token(self)
 
+    def dup(self) -> RawListener:
+        """Another one for the same service, which is offered until the last of them is closed."""
+        return RawListener((self.family, self.type, self.proto), self.own_address, self._offer)
+
     def _end(self) -> None:
-        self._backlog = 0
-        listening.discard(self)
-        if self.listener is not None:
-            try:
-                self.listener.close()
-            except WrongThreadError:
-                # The last reference was let go of in another thread.
-                self.listener.close_soon()
-        # With it goes whatever the patch holds for as long as this socket is bound.
-        self._bind = _closed
+        self._offer.leave(self)
 
 
 def _make_placeholder() -> int:

@@ -65,6 +65,10 @@ class RawSocket:
         """What gevent waits with to read and to write."""
 
     @abstractmethod
+    def dup(self) -> RawSocket:
+        """Another one for the same thing, which ends with the last of them."""
+
+    @abstractmethod
     def number(self) -> int:
         """A descriptor to poll, made when it is first asked for."""
 

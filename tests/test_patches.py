@@ -32,6 +32,13 @@ def serve(server_object):
         server_object.start()
     return server_object
 
+def joined():
+    # Then the greenlets and descriptors of the mesh are all there.
+    with gevent.Timeout(10, AssertionError("the nodes do not join")):
+        client.peerings()[0].wait_ready()
+        while [link.state for link in server.links()] != ["ready"]:
+            gevent.sleep(0.01)
+
 def exactly(sock, size):
     parts = bytearray()
     while len(parts) < size:

@@ -111,6 +111,101 @@ with patches.apply(client):
         assert again.accept()[0].getpeername()
 again.close()
 """,
+    "duplicates of a listener": """
+def dial(name):
+    return socket.create_connection((name + ".mesh", 7), 10)
+
+def offered(name):
+    return name in {service.name for service in server.services()}
+
+joined()
+copies = {
+    "dup": lambda sock: sock.dup(),
+    "fromfd": lambda sock: socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM),
+}
+with patches.apply(server):
+    for how, copy in copies.items():
+        for listens_first in (True, False):
+            for closed_first in (0, 1):
+                name = f"{how}-{listens_first}-{closed_first}"
+                count = len(os.listdir("/proc/self/fd"))
+                one = socket.socket()
+                one.settimeout(10)
+                one.bind((name, 7))
+                numbered = closed_first and one.fileno()
+                if listens_first:
+                    one.listen()
+                two = copy(one)
+                if not listens_first:
+                    two.listen()
+                assert one.gettimeout() == 10 and two.gettimeout() == (10 if how == "dup" else None)
+                two.settimeout(10)
+                assert one.getsockname() == two.getsockname() and one.fileno() != two.fileno()
+                assert not numbered or one.fileno() == numbered
+                two.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option in (socket.SO_ACCEPTCONN, socket.SO_KEEPALIVE):
+                    assert [sock.getsockopt(socket.SOL_SOCKET, option) for sock in (one, two)] == [1, 1]
+                assert select.select([one, two], [], [], 0)[0] == []
+                with patches.apply(client):
+                    client.service_map.wait_for(name, 10)
+                    # Both wait, and each gets one.
+                    waiting = [gevent.spawn(sock.accept) for sock in (one, two)]
+                    dialled = [dial(name), dial(name)]
+                    accepted = [each.get(timeout=10)[0] for each in waiting]
+                    assert {sock.getpeername() for sock in accepted} == {sock.getsockname() for sock in dialled}
+                    # Both can be polled.
+                    dialled.append(dial(name))
+                    assert select.select([one], [], [], 10)[0] == [one] and select.select([two], [], [], 10)[0] == [two]
+                    accepted.append(two.accept()[0])
+                    assert select.select([one, two], [], [], 0)[0] == []
+                    # One is closed while it waits: the other goes on.
+                    closed, left = (one, two) if closed_first == 0 else (two, one)
+                    waits = gevent.spawn(raises, OSError, errno.EBADF, closed.accept)
+                    gevent.sleep(0)
+                    closed.close()
+                    waits.get(timeout=10)
+                    assert offered(name) and left.fileno() >= 0
+                    waiting = gevent.spawn(left.accept)
+                    dialled.append(dial(name))
+                    accepted.append(waiting.get(timeout=10)[0])
+                    left.close()
+                    assert not offered(name)
+                    for sock in dialled + accepted:
+                        sock.close()
+                with gevent.Timeout(10, AssertionError(name)):
+                    while len(os.listdir("/proc/self/fd")) > count:
+                        gevent.sleep(0.01)
+    # By nobody but their last reference.
+    import gc, warnings
+    one = socket.create_server(("unclosed", 7))
+    two = one.dup()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del one
+        gc.collect()
+        assert offered("unclosed")
+        del two
+        gc.collect()
+        assert not offered("unclosed")
+    # What a server is given.
+    one = socket.create_server(("served", 7))
+    echoing = StreamServer(one.dup(), echo)
+    one.close()
+    echoing.start()
+with patches.apply(client):
+    client.service_map.wait_for("served", 10)
+    with dial("served") as sock:
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+echoing.stop()
+assert not offered("served")
+# A number that the program has copied itself is the number of something that is no socket.
+with patches.apply(server):
+    with socket.create_server(("copied", 7)) as one:
+        copy = os.dup(one.fileno())
+        raises(OSError, errno.ENOTSOCK, socket.socket, -1, -1, -1, copy)
+        os.close(copy)
+""",
     "options": """
 with patches.apply(server):
     listener = socket.socket()
@@ -215,10 +310,7 @@ def waiting(sock, method, host):
     assert not greenlet.ready()
     return greenlet
 
-# The nodes of the other programs are not to join meanwhile.
-client.peerings()[0].wait_ready(10)
-while not all(link.state == "ready" for node in (server, client) for link in node.links()):
-    gevent.sleep(0.01)
+joined()
 before = state()
 with patches.apply(near, name_wait=30):
     plain = ssl.create_default_context()
