@@ -8,7 +8,9 @@ import runpy
 import sys
 from typing import Any, NoReturn
 
-from astranet_gevent import __version__
+from astranet_gevent import ConfigError, __version__
+
+from .names import parse_seconds
 
 EPILOG = """\
 Options that are not given are taken from the environment: ASTRANET_JOIN, ASTRANET_LISTEN, ASTRANET_ENV, ASTRANET_SUFFIX, ASTRANET_NAMES,
@@ -19,6 +21,13 @@ examples:
   python -m astranet_gevent.patches --join router:10000 client.py
   python -m astranet_gevent.patches --join router:10000 --binding 0.0.0.0:8000=users-api -m gunicorn -k gevent app:app
 """
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_seconds(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,9 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--suffix", metavar=".MESH", help="host names that end so are the mesh's and nobody else's (.mesh); \"\" for none")
     add("--name", metavar="NAME", action="append", help="a further host name that is the mesh's; may be repeated")
     add("--no-bare", action="store_true", help="leave names without a dot alone, even if the mesh knows a service of that name")
-    add("--name-wait", metavar="SECONDS", type=float, help="how long to wait for a name that nobody offers yet (5)")
+    add("--name-wait", metavar="SECONDS", type=_seconds, help="how long to wait for a name that nobody offers yet (5)")
     add("--binding", metavar="HOST:PORT=SERVICE", action="append", help="offer SERVICE when the program binds HOST:PORT; may be repeated")
-    add("--wait", metavar="SECONDS", type=float, help="join first, and do not start the program when that takes longer")
+    add("--wait", metavar="SECONDS", type=_seconds, help="join first, and do not start the program when that takes longer")
     add("--verbose", action="store_true", help="log what the node does to stderr")
     add("--version", action="version", version=f"astranet_gevent {__version__}")
     add("-m", dest="module", metavar="MODULE", nargs=argparse.REMAINDER, help="run a module as python -m does")
@@ -72,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _apply(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    from astranet_gevent.errors import AstraNetError, ConfigError
+    from astranet_gevent.errors import AstraNetError
 
     from .environment import apply_from_environ
     from .names import parse_binding

@@ -17,7 +17,7 @@ import gevent.socket
 
 from astranet_gevent import Stream
 
-__all__ = ["make_descriptor", "make_token", "take_token", "tokens"]
+__all__ = ["identity", "make_descriptor", "make_token", "take_token", "tokens"]
 
 _CHUNK: Final = 65536
 
@@ -63,12 +63,12 @@ def make_token(thing: Any) -> int:
     """A number for something that is to be found again by ``take_token``, also after a fork."""
     sock = gevent.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     number = int(sock.detach())
-    for identity, (old, old_number) in list(tokens.items()):
+    for key, (old, old_number) in list(tokens.items()):
         # Closed instead of being made a socket of: nobody can ask for it any more.
-        if not _stands_for(old_number, identity):
-            del tokens[identity]
+        if not _stands_for(old_number, key):
+            del tokens[key]
             old.close()
-    tokens[_identity(number)] = thing, number
+    tokens[identity(number)] = thing, number
     return number
 
 
@@ -77,7 +77,7 @@ def take_token(number: int) -> Any:
     if not tokens:
         return None
     try:
-        thing, _ = tokens.pop(_identity(number), (None, -1))
+        thing, _ = tokens.pop(identity(number), (None, -1))
     except OSError:
         return None
     if thing is not None:
@@ -85,13 +85,14 @@ def take_token(number: int) -> Any:
     return thing
 
 
-def _stands_for(number: int, identity: tuple[int, int]) -> bool:
+def _stands_for(number: int, key: tuple[int, int]) -> bool:
     try:
-        return _identity(number) == identity
+        return identity(number) == key
     except OSError:
         return False
 
 
-def _identity(number: int) -> tuple[int, int]:
+def identity(number: int) -> tuple[int, int]:
+    """What stands under a number: device and inode. Raises OSError when nothing does."""
     status = os.fstat(number)
     return status.st_dev, status.st_ino

@@ -25,7 +25,7 @@ import gevent.ssl
 from .descriptors import take_token, tokens
 from .dialling import PendingDial, cancel_wait_ex
 from .exchanging import Loan, exchange
-from .listening import Offer, RawListener, listening
+from .listening import Offer, RawListener, withdraw_unused
 from .names import is_wildcard
 from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
 from .resolver import MeshResolver, in_order
@@ -79,7 +79,7 @@ class Hooks:
     def _install(self) -> None:
         if not self._watches_forks and hasattr(os, "register_at_fork"):
             self._watches_forks = True
-            os.register_at_fork(after_in_parent=_withdraw_unused, after_in_child=self._after_fork_in_child)
+            os.register_at_fork(after_in_parent=withdraw_unused, after_in_child=self._after_fork_in_child)
         try:
             self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
             self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
@@ -408,12 +408,6 @@ def _find_raw(number: Any) -> RawSocket | None:
         return raw
     detached: RawSocket | None = take_token(number)
     return detached
-
-
-def _withdraw_unused() -> None:
-    """After a fork, in the parent: a server that leaves accepting to its children must not be dialled itself."""
-    for offer in list(listening):
-        offer.withdraw_unless_looked()
 
 
 def _is_listening(system: Any, patch: Patch) -> bool:

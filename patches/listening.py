@@ -6,22 +6,45 @@ import errno
 import operator
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 from astranet_gevent import Listener, WrongThreadError
 from astranet_gevent.errors import StreamWouldBlockError
+from astranet_gevent.threads import get_ident
 from astranet_gevent.transport.options import get_option, set_option
 
 from .descriptors import make_descriptor, make_token
 from .raw import Address, RawSocket, RawStream, SocketKind, full_address, short_port, would_block
 from .watchers import Watcher
 
-__all__ = ["Offer", "RawListener", "listening"]
+__all__ = ["Offer", "RawListener", "withdraw_unused"]
 
-#: What is offered, for a fork to find.
-listening: weakref.WeakSet[Offer] = weakref.WeakSet()
+# What forks to start programs: gevent's subprocess, the interpreter's with preexec_fn, os.spawn*().
+_STARTERS: Final = frozenset((("gevent.subprocess", "_execute_child"), ("subprocess", "_execute_child"), ("os", "_spawnvef")))
+
+# What is offered; the last that has a part in it takes it out. A plain set is copied in one go, whichever thread forks.
+_offered: set[Offer] = set()
+
+
+def withdraw_unused() -> None:
+    """After a fork, in the process that forked: a server that leaves accepting to its children must not be dialled itself."""
+    if not _becomes_another_program():
+        for offer in list(_offered):
+            offer.withdraw_unless_looked()
+
+
+def _becomes_another_program() -> bool:
+    """Whether this fork is half of starting a program: such a child accepts nothing."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _STARTERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Offer:
@@ -31,7 +54,7 @@ class Offer:
     to its children. A child that looks offers it on a node of its own.
     """
 
-    __slots__ = ("__weakref__", "_bind", "_looked", "_open", "_raws", "_waiting", "backlog", "listener", "options", "peer_address")
+    __slots__ = ("_bind", "_looked", "_open", "_raws", "_thread", "_waiting", "backlog", "listener", "options", "peer_address")
 
     def __init__(self, bind: Callable[[int], Listener], peer_address: Callable[[int, int], Address]) -> None:
         self.listener: Listener | None = None
@@ -41,6 +64,7 @@ class Offer:
         #: ``(node id, port)`` as the address of whoever dials.
         self.peer_address = peer_address
         self._looked = False
+        self._thread = get_ident()
         self._bind = bind
         # How many are open, and which: they have it, and it must not keep them from ending.
         self._open = 0
@@ -60,7 +84,7 @@ class Offer:
         bind = self._bind
         if not self._open:
             self.backlog = 0
-            listening.discard(self)
+            _offered.discard(self)
             # With it goes whatever the patch holds for as long as this socket is bound.
             self._bind = _closed
             if self.listener is not None:
@@ -100,7 +124,8 @@ class Offer:
     def _make(self) -> Listener:
         self.listener = listener = self._bind(self.backlog)
         listener.setblocking(False)
-        listening.add(self)
+        self._thread = get_ident()
+        _offered.add(self)
         for raw in self._raws:
             raw.poll(listener)
         return listener
@@ -118,12 +143,15 @@ class Offer:
             raw.own_address = host, port or short_port(listener.port)
 
     def withdraw_unless_looked(self) -> None:
-        """Called after a fork, in the process that forked."""
+        """Called after a fork, in the process that forked, whichever thread it was."""
         listener = self.listener
+        if self._thread != get_ident():
+            # It is not for this one to touch.
+            return
         # One that somebody has dialled already will be accepted from here: who leaves that to children forks at once.
         if listener is not None and not self._looked and not listener.readable:
             self.listener = None
-            listening.discard(self)
+            _offered.discard(self)
             listener.close()
 
 

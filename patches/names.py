@@ -20,12 +20,16 @@ from typing import Any, Final
 from astranet_gevent.address import parse_service
 from astranet_gevent.errors import ConfigError, LimitError
 
-__all__ = ["AddressBook", "Rules", "host_text", "is_address", "is_wildcard", "parse_binding", "parse_flag"]
+__all__ = ["AddressBook", "Rules", "host_text", "is_address", "is_wildcard", "parse_binding", "parse_flag", "parse_seconds"]
 
 WILDCARDS: Final = frozenset(("", "0.0.0.0", "::", "*"))
 
 # Addresses in use at most, per block. A block of /8 has 16 million.
 _MAX_ADDRESSES: Final = 262_144
+
+
+# Seconds for which a program may be told to wait: longer than that it is a mistake, or should wait by itself.
+_MAX_WAIT: Final = 3600
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Rules:
         self._check_names()
         if not isinstance(self.bare, bool):
             raise ConfigError(f"bare {self.bare!r} is not a bool")
-        if not isinstance(self.name_wait, (int, float)) or not 0 <= self.name_wait <= 3600:
-            raise ConfigError(f"name_wait {self.name_wait!r} is not within 0..3600 seconds")
+        if not isinstance(self.name_wait, (int, float)) or not 0 <= self.name_wait <= _MAX_WAIT:
+            raise ConfigError(f"name_wait {self.name_wait!r} is not within 0..{_MAX_WAIT} seconds")
         block, peer_block = (_parse_block(name, getattr(self, name)) for name in ("block", "peer_block"))
         if block.overlaps(peer_block):
             raise ConfigError(f"block {block} and peer_block {peer_block} overlap")
@@ -162,11 +166,16 @@ def _parse_bindings(text: str) -> dict[tuple[str, int], str]:
     return dict(parse_binding(part) for part in _parse_names(text))
 
 
-def _parse_seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
+    """Seconds to wait, at most an hour. Raises ConfigError."""
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError as error:
         raise ConfigError(f"{text!r} is not a number of seconds") from error
+    # Not so for "nan" either.
+    if not 0 <= seconds <= _MAX_WAIT:
+        raise ConfigError(f"{text!r} is not within 0..{_MAX_WAIT} seconds")
+    return seconds
 
 
 # How the text of an environment variable becomes a field of Rules.
@@ -174,7 +183,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "suffix": str.strip,
     "names": _parse_names,
     "bare": parse_flag,
-    "name_wait": _parse_seconds,
+    "name_wait": parse_seconds,
     "block": str.strip,
     "peer_block": str.strip,
     "bindings": _parse_bindings,

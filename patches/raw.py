@@ -20,7 +20,7 @@ from gevent import monkey
 
 from astranet_gevent import AstraNetError, Stream, WrongThreadError
 
-from .descriptors import make_descriptor
+from .descriptors import identity, make_descriptor
 from .dialling import PendingDial
 from .watchers import Watcher
 
@@ -79,12 +79,12 @@ class RawSocket:
     def _register(self, number: int) -> None:
         """Be found by the number from now on."""
         by_number[number] = weakref.ref(self)
-        self._identity = _identity(number)
+        self._identity = identity(number)
 
     def is_under(self, number: int) -> bool:
         """Whether the number, under which this was registered, still stands for it: a program may have closed it."""
         try:
-            return _identity(number) == self._identity
+            return identity(number) == self._identity
         except OSError:
             return False
 
@@ -344,11 +344,6 @@ def of_number(number: Any) -> RawSocket | None:
     found = by_number.get(number) if isinstance(number, int) else None
     raw = None if found is None else found()
     return raw if raw is not None and raw.is_under(number) else None
-
-
-def _identity(number: int) -> tuple[int, int]:
-    status = os.fstat(number)
-    return status.st_dev, status.st_ino
 
 
 def short_port(port: int) -> int:

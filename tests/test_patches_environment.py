@@ -88,7 +88,12 @@ def test_the_program_is_on_the_mesh(tmp_path: Path, address: str) -> None:
         (["--join", "127.0.0.1:0", "-m", "this"], 2, "port 0 is nobody's"),
         (["--binding", "8000=x", "-m", "this"], 2, "'8000=x' is not HOST:PORT=SERVICE, as in 0.0.0.0:8000=users-api"),
         (["--suffix", "mesh", "-m", "this"], 2, "suffix 'mesh' does not begin with a dot"),
-        (["--name-wait", "soon", "-m", "this"], 2, "invalid float value: 'soon'"),
+        (["--name-wait", "soon", "-m", "this"], 2, "argument --name-wait: 'soon' is not a number of seconds"),
+        (["--name-wait", "nan", "-m", "this"], 2, "argument --name-wait: 'nan' is not within 0..3600 seconds"),
+        (["--name-wait=-1", "-m", "this"], 2, "argument --name-wait: '-1' is not within 0..3600 seconds"),
+        (["--wait", "nan", "-m", "this"], 2, "argument --wait: 'nan' is not within 0..3600 seconds"),
+        (["--wait", "-1", "-m", "this"], 2, "argument --wait: '-1' is not within 0..3600 seconds"),
+        (["--wait", "inf", "-m", "this"], 2, "argument --wait: 'inf' is not within 0..3600 seconds"),
         (["--listen", "192.0.2.1:0", "-m", "this"], 1, "cannot listen"),
         (
             ["--join", "127.0.0.1:1", "--wait", "0.2", "-m", "this"],
@@ -161,6 +166,8 @@ def test_what_is_wrong_in_the_environment_is_told() -> None:
         ("ASTRANET_PATCH", "maybe", "'maybe' is neither yes"),
         ("ASTRANET_JOIN", "nonsense", "environment variable ASTRANET_JOIN"),
         ("ASTRANET_NAME_WAIT", "soon", "environment variable ASTRANET_NAME_WAIT: 'soon' is not a number of seconds"),
+        ("ASTRANET_NAME_WAIT", "nan", "environment variable ASTRANET_NAME_WAIT: 'nan' is not within 0..3600 seconds"),
+        ("ASTRANET_NAME_WAIT", "-1", "environment variable ASTRANET_NAME_WAIT: '-1' is not within 0..3600 seconds"),
     ):
         environment = {"ASTRANET_PATCH": "1", "ASTRANET_JOIN": "127.0.0.1:1", variable: text}
         assert message in run("-c", PATCHED.format(""), status=1, **environment).stderr
@@ -200,6 +207,7 @@ def test_arguments_win_over_the_environment() -> None:
     [
         ("ASTRANET_BARE", "perhaps"),
         ("ASTRANET_NAME_WAIT", "soon"),
+        ("ASTRANET_NAME_WAIT", "3601"),
         ("ASTRANET_BINDINGS", "8000=a"),
         ("ASTRANET_BINDINGS", "0.0.0.0:0=a"),
         ("ASTRANET_BINDINGS", "0.0.0.0:99999=a"),

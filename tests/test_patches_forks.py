@@ -144,6 +144,91 @@ own.stop()
     )
 
 
+def test_programs_that_start_others_go_on_offering(address: str) -> None:
+    """A child that becomes another program accepts nothing: what was bound is offered all the while, under the same port."""
+    check(
+        """
+import subprocess
+from gevent.subprocess import check_call
+sys.unraisablehook = lambda unraisable: os._exit(9)
+
+def serve_once():
+    greenlet = gevent.spawn(ask, "site")
+    sock, _ = listener.accept()
+    sock.sendall(b"served")
+    sock.close()
+    assert greenlet.get(timeout=10) == b"served"
+
+# The services of others are all there.
+mesh.service_map.wait_for("greeting", 10)
+ways = {
+    "gevent": lambda: check_call(["true"]),
+    "standard": lambda: subprocess.check_call(["true"]),
+    "preexec": lambda: subprocess.check_call(["true"], preexec_fn=os.getpid),
+    "spawn": lambda: os.spawnlp(os.P_NOWAIT, "true", "true"),
+    "fails": lambda: raises(FileNotFoundError, check_call, ["/nowhere/at/all"]),
+}
+for way, start in ways.items():
+    listener = socket.create_server(("site", 0))
+    (offered,) = mesh.service_map["site"]
+    with mesh.service_map.watch() as changes:
+        # What is there already.
+        while changes.get(0):
+            pass
+        start()
+        assert list(mesh.service_map["site"]) == [offered], way
+        assert changes.get(0.1) is None, way
+    # Nobody has looked yet: what forks to serve is still told from this.
+    serve_once()
+    listener.close()
+    assert "site" not in mesh.service_map
+
+listener = socket.create_server(("site", 0))
+assert ended(in_child(lambda: None)) == 0
+assert "site" not in mesh.service_map
+# A fork while another greenlet starts a program is one for all that.
+listener.close()
+listener = socket.create_server(("site", 0))
+starting = gevent.spawn(check_call, ["sleep", "0.2"])
+gevent.sleep(0.05)
+assert "site" in mesh.service_map
+assert ended(in_child(lambda: None)) == 0
+assert "site" not in mesh.service_map
+starting.get(timeout=10)
+serve_once()
+listener.close()
+""",
+        address,
+    )
+
+
+def test_a_fork_in_another_thread_is_not_noticed(address: str) -> None:
+    """What is offered belongs to the thread that offers it: a hook of another one leaves it alone, and raises nothing."""
+    check(
+        """
+sys.unraisablehook = lambda unraisable: os._exit(9)
+listener = socket.create_server(("site", 80))
+def fork():
+    # gevent's own is for the main thread only.
+    pid = monkey.get_original("os", "fork")()
+    if not pid:
+        os._exit(0)
+    return pid
+for _ in range(5):
+    pid = gevent.get_hub().threadpool.apply(fork)
+    assert ended(pid) == 0
+assert "site" in mesh.service_map
+greenlet = gevent.spawn(ask, "site")
+sock, _ = listener.accept()
+sock.sendall(b"served")
+sock.close()
+assert greenlet.get(timeout=10) == b"served"
+listener.close()
+""",
+        address,
+    )
+
+
 def test_a_detached_listener_is_rebuilt_in_the_child(address: str) -> None:
     """As gunicorn's worker does: from the number that detach() gave."""
     check(
