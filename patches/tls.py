@@ -32,8 +32,8 @@ class MemoryTLS:
         self._unsent = memoryview(b"")
         # What the raw socket said to a send that nobody was waiting for: a socket says it once, and whoever sends next has to learn it.
         self._failure: OSError | None = None
-        # Plaintext bytes that OpenSSL has taken in a write() which could not be reported yet.
-        self._taken = 0
+        # Plaintext that OpenSSL has taken in a write() which could not be reported yet: one record at most.
+        self._begun = b""
         self._tls: Any = context._wrap_bio(  # type: ignore[attr-defined]
             self._incoming, self._outgoing, server_side=server_side, server_hostname=hostname, owner=owner, session=session
         )
@@ -75,14 +75,21 @@ class MemoryTLS:
         return self._call(self._push_if_possible, self._tls.read, *args)
 
     def write(self, data: Any) -> int:
-        """Encrypt and send; reported only when all of the ciphertext has been taken by the stream."""
-        if self._taken > len(data):
-            # As OpenSSL: what was begun has to be gone on with, and not with something else.
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "[SSL: BAD_LENGTH] bad length: the last send was not finished, go on with its data")
+        """Encrypt and send; reported only when all of the ciphertext has been taken by the stream.
+
+        What could not be reported is gone on with by the same data again. When other data comes instead, what OpenSSL has taken goes out
+        whole, and the new data behind it. OpenSSL itself takes the new data for the old, or refuses it as too short.
+        """
         try:
-            if not self._taken:
+            if self._begun and _octets(data)[: len(self._begun)] != self._begun:
                 self._push()
-                self._taken = self._call(self._push, self._tls.write, data)
+                self._begun = b""
+            taken = len(self._begun)
+            if not taken:
+                self._push()
+                taken = self._call(self._push, self._tls.write, data)
+                if self._unsent or self._outgoing.pending:
+                    self._begun = bytes(_octets(data)[:taken])
             self._push()
         except ssl.SSLWantWriteError:
             if not self._owner.waits:
@@ -91,9 +98,9 @@ class MemoryTLS:
             raise
         except OSError:
             # Nothing can be gone on with.
-            self._taken = 0
+            self._begun = b""
             raise
-        taken, self._taken = self._taken, 0
+        self._begun = b""
         return taken
 
     def shutdown(self) -> Any:
@@ -165,3 +172,7 @@ class MemoryTLS:
                 return False
             partial += data
         return True
+
+
+def _octets(data: Any) -> memoryview:
+    return memoryview(data).cast("B")

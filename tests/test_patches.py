@@ -498,6 +498,67 @@ with patches.apply(client):
     sock.setblocking(True)
     assert exactly(sock, 32) == hashlib.sha256(data).digest()
 """,
+    "tls sends that are given up": """
+import array
+import gevent.event
+import trustme
+authority = trustme.CA()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+authority.issue_cert("secure.mesh").configure_cert(context)
+trusting = ssl.create_default_context()
+authority.configure_trust(trusting)
+received = {}
+gate = gevent.event.Event()
+def take(sock, address):
+    gate.wait(20)
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    received[address[1]] = b"".join(parts)
+serve(StreamServer(("secure", 443), take, ssl_context=context))
+
+def send(sock, data):
+    # Until all of it is taken.
+    left = memoryview(data)
+    with gevent.Timeout(10, AssertionError("the stream takes no more")):
+        while left:
+            try:
+                left = left[sock.send(left):]
+            except BlockingIOError:
+                gevent.sleep(0.001)
+
+with patches.apply(client):
+    for waits in (False, True):
+        # Shorter, longer, of another kind; and what was begun again, with something behind it.
+        for then in (b"QUIT", b"B" * 20_000, array.array("i", range(100)), None):
+            gate.clear()
+            sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
+            port = sock.getsockname()[1]
+            sock.settimeout(0.02 if waits else 0)
+            expected = bytearray()
+            while True:
+                # One record, so that it is taken or not.
+                begun = os.urandom(16_000)
+                try:
+                    assert sock.send(begun) == len(begun)
+                except (TimeoutError, BlockingIOError):
+                    break
+                expected += begun
+            data = begun + b"and more" if then is None else bytes(then)
+            sock.setblocking(False)
+            raises(BlockingIOError, None, sock.send, data if then is None else then)
+            gate.set()
+            send(sock, data)
+            sock.setblocking(True)
+            sock.shutdown(socket.SHUT_WR)
+            with gevent.Timeout(10, AssertionError("nothing has come")):
+                while port not in received:
+                    gevent.sleep(0.001)
+            sock.close()
+            got = received.pop(port)
+            # What was begun may go out, but whole; what is sent after it does.
+            assert got in ((expected + data,) if then is None else (expected + data, expected + begun + data)), (waits, then, len(got))
+""",
     "reset under tls": """
 import gevent.event
 import trustme
