@@ -7,21 +7,26 @@ Method, and how to read the table, are in load/README.md. The exit status says w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import harness
-from harness import OPENING_LIMIT, Cores, Numbers, Pair, Report, Row
+from harness import OPENING_LIMIT, Cores, Numbers, Others, Pair, Report, Row
 
 KINDS = ("plain", "patched")
 GREENLETS = (1, 32)
 ENDS = str(Path(__file__).resolve().parent / "patched_ends.py")
-# How the cost for others is compared: this many slices of a row's time for each kind, in turn. Short ones: the machine's speed changes.
-SLICES = 50
+# How the cost for others is compared: processes of both kinds, side by side, take turns for this many slices each of a row's time. Short
+# ones: the machine's speed changes. Several pairs of processes for each round: two of the same kind differ by some per cent, for as long as
+# they live.
+SLICES = 25
+PAIRS = 4
 OTHERS = {
     "connect number": "connects/s to 127.0.0.1",
     "connect name": "connects/s to localhost",
@@ -98,13 +103,40 @@ def memory(plan: Plan, cores: Cores, report: Report) -> Callable[[int], Numbers]
 
 def others(plan: Plan, cores: Cores, report: Report) -> Callable[[int], Numbers]:
     def one_round(_number: int) -> Numbers:
-        with Pair(ENDS, "others", cores, report.others) as pair:
-            for what in OTHERS:
-                values = pair.client.ask("compare", OPENING_LIMIT, what=what, slices=SLICES, seconds=plan.seconds / SLICES / 2)
-                for kind, value in zip(KINDS, values, strict=True):
-                    yield kind, {what: value}
+        rates: dict[str, tuple[list[float], list[float]]] = {what: ([], []) for what in OTHERS}
+        for _ in range(PAIRS):
+            with contextlib.ExitStack() as stack:
+                pairs = [stack.enter_context(Pair(ENDS, f"others {kind}", cores, Others())) for kind in KINDS]
+                stack.enter_context(watched(pairs, report.others))
+                for what in OTHERS:
+                    for number, rate in take_turns(pairs, what, plan.seconds / SLICES / PAIRS / 2):
+                        rates[what][number].append(rate)
+        for what, (plain, patched) in rates.items():
+            base = statistics.median(plain)
+            ratio = statistics.median(ours / theirs for theirs, ours in zip(plain, patched, strict=True))
+            # Of slices next to each other: the machine's speed is nearly the same for both.
+            for kind, value in zip(KINDS, (base, base * ratio), strict=True):
+                yield kind, {what: value}
 
     return one_round
+
+
+def take_turns(pairs: Sequence[Pair], what: str, seconds: float) -> Iterator[tuple[int, float]]:
+    """The rates of both kinds, slice by slice, with the kind's number; the first slices warm up."""
+    for number in range(-1, SLICES):
+        for kind in (0, 1) if number % 2 else (1, 0):
+            rate = pairs[kind].client.ask("measure", OPENING_LIMIT, what=what, seconds=seconds)
+            if number >= 0:
+                yield kind, rate
+
+
+@contextlib.contextmanager
+def watched(pairs: Sequence[Pair], others: Others) -> Iterator[None]:
+    """Count what other programs use meanwhile: each of several pairs by itself would take the rest for those."""
+    start, busy, own = time.monotonic(), Others.busy(), sum(pair.cpu_seconds() for pair in pairs)
+    yield
+    others.elapsed += time.monotonic() - start
+    others.seconds += Others.busy() - busy - (sum(pair.cpu_seconds() for pair in pairs) - own)
 
 
 def rows_of(plan: Plan) -> list[Row]:

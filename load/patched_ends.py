@@ -11,8 +11,8 @@ monkey.patch_all()
 import _socket  # noqa: E402
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
+import functools  # noqa: E402
 import socket  # noqa: E402
-import statistics  # noqa: E402
 import struct  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
@@ -193,25 +193,25 @@ def connect_to(host: str, port: int) -> None:
 
 
 class PlainTcp:
-    """One process, in which the patch comes and goes many times: two processes differ by more than what is to be seen.
-
-    It uses TCP only. Its node has a link and knows a service, as that of a program that now and then uses one.
-    """
+    """A program that uses TCP only."""
 
     def __init__(self) -> None:
-        self._nodes = Nodes()
         self._port = 0
         self._own = socket.socket()
         self._own.bind(("127.0.0.1", 0))
         self._own.listen(ACCEPTED)
+        calls = {"connect number": self._connect_number, "connect name": self._connect_name, "socket": self._socket}
+        self._measures: dict[str, Callable[[float], float]] = {
+            "accept": self._accepts,
+            **{what: functools.partial(rate, call) for what, call in calls.items()},
+        }
 
-    def serve(self) -> dict[str, Any]:
+    def serve(self) -> int:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         gevent.spawn(self._accept, listener)
-        self._nodes.mesh.bind("web:80")
-        return {"mesh": self._nodes.listen(), "tcp": listener.getsockname()[1]}
+        return int(listener.getsockname()[1])
 
     @staticmethod
     def _accept(listener: Any) -> None:
@@ -219,24 +219,14 @@ class PlainTcp:
             with contextlib.suppress(ConnectionError):
                 listener.accept()[0].close()
 
-    def reach(self, where: dict[str, Any]) -> None:
-        self._port = where["tcp"]
-        self._nodes.join(where["mesh"], "web")
+    def reach(self, where: int) -> None:
+        self._port = where
 
-    def compare(self, what: str, slices: int, seconds: float) -> list[float]:
-        """Calls per second without and with the patch: medians of slices of this many seconds, taken in turn."""
-        function = {"connect number": self._connect_number, "connect name": self._connect_name, "socket": self._socket}.get(what)
-        measure = self._accepts if function is None else lambda seconds: rate(function, seconds)
-        rates: tuple[list[float], list[float]] = ([], [])
-        measure(seconds)
-        for number in range(slices):
-            for patched in (False, True) if number % 2 == 0 else (True, False):
-                with patches.apply(self._nodes.mesh) if patched else contextlib.nullcontext():
-                    measure(seconds / 10)
-                    rates[patched].append(measure(seconds))
-            # Children's greenlets: nothing here waits otherwise, when the other side answers at once.
-            gevent.sleep(0)
-        return [statistics.median(some) for some in rates]
+    def measure(self, what: str, seconds: float) -> float:
+        """Calls per second; the tenth of the time before that is for what has cooled down while the other one was measured."""
+        measure = self._measures[what]
+        measure(seconds / 10)
+        return measure(seconds)
 
     def _connect_number(self) -> None:
         connect_to("127.0.0.1", self._port)
@@ -276,9 +266,26 @@ def rate(function: Callable[[], Any], seconds: float) -> float:
     return count / (now - start)
 
 
-def plain_tcp() -> Commands:
+def tcp_without_patch() -> Commands:
+    """The baseline: nothing but gevent's patches."""
     program = PlainTcp()
-    return {"serve": program.serve, "reach": program.reach, "compare": program.compare}
+    return {"serve": program.serve, "reach": program.reach, "measure": program.measure}
+
+
+def tcp_with_patch() -> Commands:
+    """Its node has a link and knows a service, as that of a program that now and then uses one; the server is not patched."""
+    program, nodes = PlainTcp(), Nodes()
+
+    def serve() -> dict[str, Any]:
+        nodes.mesh.bind("web:80")
+        return {"mesh": nodes.listen(), "tcp": program.serve()}
+
+    def reach(where: dict[str, Any]) -> None:
+        program.reach(where["tcp"])
+        nodes.join(where["mesh"], "web")
+        patches.apply(nodes.mesh)
+
+    return {"serve": serve, "reach": reach, "measure": program.measure}
 
 
 ENDS: dict[str, Callable[[], Commands]] = {
@@ -286,7 +293,8 @@ ENDS: dict[str, Callable[[], Commands]] = {
     "http patched": http_over_mesh,
     "memory plain": idle_streams,
     "memory patched": idle_sockets,
-    "others": plain_tcp,
+    "others plain": tcp_without_patch,
+    "others patched": tcp_with_patch,
 }
 
 

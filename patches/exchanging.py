@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import weakref
 from typing import Any
 
 from .dialling import PendingDial
@@ -11,11 +12,15 @@ from .listening import RawListener
 from .options import changed_options
 from .raw import RawSocket, RawStream
 
-__all__ = ["Loan", "exchange"]
+__all__ = ["Loan", "Seen", "exchange"]
+
+#: Numbers that somebody has asked for before the socket was connected or bound, each with the system's socket that had it then: after that
+#: one's end the number is given away anew.
+Seen = dict[int, weakref.ref[Any]]
 
 
-def exchange(sock: Any, raw: RawStream | RawListener, seen: set[int]) -> None:
-    """Put ``raw`` in place of what the socket holds, which is closed; its number stays if it is in ``seen``: somebody knows it."""
+def exchange(sock: Any, raw: RawStream | RawListener, seen: Seen) -> None:
+    """Put ``raw`` in place of what the socket holds, which is closed; its number stays if somebody knows it."""
     system = sock._sock
     if isinstance(raw, RawStream) and _known_number(system, seen) >= 0:
         # What may fail for want of descriptors, while nothing has been changed.
@@ -41,7 +46,7 @@ class Loan:
 
     __slots__ = ("_dial", "_events", "_raw", "_seen", "_sock", "_system")
 
-    def __init__(self, sock: Any, dial: PendingDial, raw: RawStream, seen: set[int]) -> None:
+    def __init__(self, sock: Any, dial: PendingDial, raw: RawStream, seen: Seen) -> None:
         self._sock, self._dial, self._raw, self._seen = sock, dial, raw, seen
         self._system: Any = sock._sock
         self._events = sock._read_event, sock._write_event
@@ -59,7 +64,7 @@ class Loan:
         else:
             # Lives on under another number.
             self._system = _remade(system, os.dup(number))
-            self._seen -= {system.detach(), self._system.fileno()}
+            system.detach()
         raw.keep_number(number)
 
     def keep(self) -> None:
@@ -100,7 +105,7 @@ class Loan:
             os.dup2(system.fileno(), number, inheritable=False)
             system.close()
             sock._sock = _remade(system, number)
-            self._seen.add(number)
+            self._seen[number] = weakref.ref(sock._sock)
         # For those who poll it: there is something else under the number.
         sock.hub.loop.closing_fd(number)
 
@@ -114,12 +119,13 @@ def _put(sock: Any, raw: RawSocket) -> None:
     sock._sock = raw
 
 
-def _known_number(system: Any, seen: set[int]) -> int:
+def _known_number(system: Any, seen: Seen) -> int:
     """The number of what a socket holds if somebody may know it, else -1."""
     if isinstance(system, RawListener):
         return system.fileno()
     number: int = _socket.socket.fileno(system)
-    return number if number in seen else -1
+    known = seen.get(number)
+    return number if known is not None and known() is system else -1
 
 
 def _carry_options(system: Any, raw: RawStream | RawListener) -> None:
@@ -128,11 +134,10 @@ def _carry_options(system: Any, raw: RawStream | RawListener) -> None:
         raw.setsockopt(level, option, value)
 
 
-def _give_up(sock: Any, system: Any, seen: set[int]) -> int:
+def _give_up(sock: Any, system: Any, seen: Seen) -> int:
     """Close a socket of the system; its number, still open, if somebody may know it, else -1."""
-    number = _socket.socket.fileno(system)
-    sock.hub.loop.closing_fd(number)
-    if number in seen:
+    sock.hub.loop.closing_fd(_socket.socket.fileno(system))
+    if _known_number(system, seen) >= 0:
         return int(system.detach())
     system.close()
     return -1

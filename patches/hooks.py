@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import errno
+import operator
 import os
 import socket
 import ssl
@@ -24,7 +25,7 @@ import gevent.ssl
 
 from .descriptors import take_token, tokens
 from .dialling import PendingDial, cancel_wait_ex
-from .exchanging import Loan, exchange
+from .exchanging import Loan, Seen, exchange
 from .listening import Offer, RawListener, withdraw_unused
 from .names import is_wildcard
 from .raw import Address, RawSocket, RawStream, SocketKind, by_number, of_number
@@ -45,6 +46,9 @@ _socket3: Any = sys.modules[GeventSocket.__module__]
 
 _MISSING: Any = object()
 
+# The attribute of a hub that holds its resolver while there are patches.
+_RESOLVER = "_astranet_gevent_resolver"
+
 # The private name of SSLSocket.__create_sslobj.
 _CREATE_SSLOBJ = "_SSLSocket__create_sslobj"
 
@@ -57,14 +61,18 @@ class Hooks:
         # Of these the ones that bind services in place of addresses.
         self._with_bindings: list[Patch] = []
         self._replaced: list[tuple[Any, str, Any, Any]] = []
-        # Numbers that somebody has asked a socket for before it was connected or bound: they have to stay the same.
-        self._seen: set[int] = set()
+        self._seen: Seen = {}
+        # Whether something may be made a socket of that the system does not know: a stream, a number, a listener in place of an address.
+        self._has_other_numbers = False
+        self._hubs: weakref.WeakSet[Any] = weakref.WeakSet()
         self._watches_forks = False
 
     def add(self, patch: Patch) -> None:
         """Put a patch in force."""
         if not self.patches:
             self._install()
+        if patch.rules.bindings:
+            self._hook_init()
         self.patches.insert(0, patch)
         self._with_bindings[:] = [each for each in self.patches if each.rules.bindings]
 
@@ -81,7 +89,8 @@ class Hooks:
             self._watches_forks = True
             os.register_at_fork(after_in_parent=withdraw_unused, after_in_child=self._after_fork_in_child)
         try:
-            self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
+            if self._has_other_numbers:
+                self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
             self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
             self._replace(GeventSocket, "bind", self._make_bind(GeventSocket.bind))
             self._replace(GeventSocket, "sendto", self._make_sendto(GeventSocket.sendto))
@@ -94,11 +103,17 @@ class Hooks:
             self._replace(SSLSocket, "sendall", self._make_tls_sendall(SSLSocket.sendall))
             self._replace(SSLSocket, "_real_connect", self._make_tls_connect(SSLSocket._real_connect))
             self._replace(SSLSocket, _CREATE_SSLOBJ, self._make_sslobj(getattr(SSLSocket, _CREATE_SSLOBJ)))
-            self._replace(gevent.hub.Hub, "resolver", self._make_resolver(gevent.hub.Hub.resolver))
+            self._hook_resolver(gevent.hub.Hub)
             RawSocket.hooked = True
         except BaseException:
             self._uninstall()
             raise
+
+    def _hook_init(self) -> None:
+        # Not before it is needed: to programs that use TCP only it is the dearest of the hooks, 1 of 100 sockets that are accepted.
+        if not self._has_other_numbers:
+            self._has_other_numbers = True
+            self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
 
     def _after_fork_in_child(self) -> None:
         for patch in self.patches:
@@ -122,11 +137,14 @@ class Hooks:
             else:
                 setattr(owner, name, old)
         self._seen.clear()
+        for hub in list(self._hubs):
+            vars(hub).pop(_RESOLVER, None)
+        self._hubs.clear()
 
     # -- hooks -----------------------------------------------------------------------------------------------------------------
 
     def _make_init(self, original: Any) -> Any:
-        seen, with_bindings = self._seen, self._with_bindings
+        with_bindings = self._with_bindings
 
         def __init__(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
             # Written out for what the system accepts: 1 us of its 25 otherwise.
@@ -136,8 +154,6 @@ class Hooks:
                     _adopt(self, raw)
                     return
             original(self, family, type, proto, fileno)
-            if seen:
-                seen.discard(self._sock.fileno())
             if fileno is not None and with_bindings:
                 hooks._take_over(self)
 
@@ -155,7 +171,7 @@ class Hooks:
                 # Other processes may share it: this makes the system refuse connections that nobody would accept.
                 with contextlib.suppress(OSError):
                     system.shutdown(socket.SHUT_RD)
-                self._seen.add(system.fileno())
+                self._seen[system.fileno()] = weakref.ref(system)
                 self.bind(sock, patch, *bound)
                 sock._sock.listen(patch.mesh.config.backlog)
                 return
@@ -217,21 +233,30 @@ class Hooks:
             if isinstance(sock, RawSocket):
                 return sock.number()
             number: int = original(self)
-            seen.add(number)
+            if number >= 0:
+                seen[number] = weakref.ref(sock)
             return number
 
         return fileno
 
-    def _make_resolver(self, original: property) -> property:
-        patches = self.patches
-        assert original.fget is not None
-        read = original.fget
+    def _hook_resolver(self, owner: Any) -> None:
+        original = owner.resolver
 
-        def get(hub: Any) -> Any:
-            resolver = read(hub)
-            return MeshResolver(resolver, patches) if patches else resolver
+        def make(hub: Any) -> Any:
+            self._hubs.add(hub)
+            return MeshResolver(original.fget(hub), self.patches)
 
-        return property(get, original.fset, original.fdel, original.__doc__)
+        def write(hub: Any, value: Any) -> None:
+            original.fset(hub, value)
+            vars(hub).pop(_RESOLVER, None)
+
+        def delete(hub: Any) -> None:
+            original.fdel(hub)
+            vars(hub).pop(_RESOLVER, None)
+
+        # Every look-up of a name reads it: without a call in Python, but for the first of each hub.
+        self._replace(owner, _RESOLVER, _MadeOnce(make))
+        self._replace(owner, "resolver", property(operator.attrgetter(_RESOLVER), write, delete, original.__doc__))
 
     def _make_dup(self, original: Any) -> Any:
         def dup(self: Any) -> Any:
@@ -307,6 +332,7 @@ class Hooks:
             return system.connect((service, port))
         if not system:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._hook_init()
         if sock.timeout == 0.0:
             self._connect_later(sock, patch, service, port)
             raise BlockingIOError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
@@ -364,6 +390,7 @@ class Hooks:
         """Put a listener-to-be into the socket."""
         if isinstance(sock._sock, RawSocket):
             sock._sock.bind((service, port))
+        self._hook_init()
         raw = RawListener(_kind(sock._sock), patch.far_address(service, port), Offer(patch.binder(service, port), patch.peer_address))
         exchange(sock, raw, self._seen)
 
@@ -449,6 +476,17 @@ class _Handover:
         sock._closed = True
         sock._drop_events_and_close(closefd=False)
         sock._sock = _socket3._closedsocket(raw.family, raw.type, raw.proto, raw.fileno(), "detached")
+
+
+class _MadeOnce:
+    """A hub's attribute, made when it is first read; after that the hub itself has it. functools' own holds a lock while it makes it."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __get__(self, thing: Any, owner: Any = None) -> Any:
+        made = vars(thing)[_RESOLVER] = self._make(thing)
+        return made
 
 
 class _Owner:

@@ -790,6 +790,83 @@ for wrong in (
 ):
     raises(ConfigError, None, lambda: Rules(**wrong))
 """,
+    "hooks that come when they are needed": """
+untouched = vars(socket.socket)["__init__"]
+patch = patches.apply(server)
+# Of programs that use TCP only no socket is made in another way.
+with socket.create_server(("127.0.0.1", 0)) as plain:
+    near = socket.create_connection(plain.getsockname(), 10)
+    far, _ = plain.accept()
+    assert near.fileno() >= 0
+    near.close()
+    far.close()
+assert vars(socket.socket)["__init__"] is untouched
+# A listener outlives the patch with which it was made, and is one for the next.
+listener = socket.create_server(("site", 7))
+listener.settimeout(10)
+assert vars(socket.socket)["__init__"] is not untouched
+patch.undo()
+assert vars(socket.socket)["__init__"] is untouched
+patches.apply(client).undo()
+with patches.apply(client):
+    client.service_map.wait_for("site", 10)
+    with socket.create_connection(("site.mesh", 7), 10):
+        far, _ = listener.accept()
+        assert far._sock.__class__.__name__ == "RawStream"
+        far.close()
+        # A number that was asked of a socket is not kept for another that has it later.
+        sock = socket.socket()
+        number = sock.fileno()
+        sock.close()
+        same = socket.socket()
+        assert number == same._sock.fileno()
+        count = len(os.listdir("/proc/self/fd"))
+        same.connect(("site.mesh", 7))
+        # Nobody has asked this one: it has none.
+        assert same._sock.fileno() == -1 and len(os.listdir("/proc/self/fd")) == count - 1
+        same.close()
+listener.close()
+assert vars(socket.socket)["__init__"] is untouched
+# Whose bindings may take over a listener that was there before has to see each.
+with patches.apply(client, bindings={("127.0.0.1", 1): "site"}):
+    assert vars(socket.socket)["__init__"] is not untouched
+assert vars(socket.socket)["__init__"] is untouched
+""",
+    "the resolver of a hub": """
+hub = gevent.get_hub()
+own = hub.resolver
+class Fixed:
+    def __init__(self, address):
+        self.address = address
+    def getaddrinfo(self, host, port, *args):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (self.address, port))]
+    def close(self):
+        pass
+def resolved(host):
+    return socket.getaddrinfo(host, 80)[0][4][0]
+
+serve(StreamServer(("echo", 7), echo))
+client.service_map.wait_for("echo", 10)
+before = dict(vars(hub))
+with patches.apply(client):
+    assert hub.resolver is hub.resolver and resolved("echo.mesh").startswith("239.")
+    # One that the program sets while the patch is in force is asked, and stays.
+    hub.resolver = Fixed("127.0.0.9")
+    assert resolved("elsewhere.example") == "127.0.0.9" and resolved("echo.mesh").startswith("239.")
+    hub.resolver = Fixed("127.0.0.8")
+    assert resolved("elsewhere.example") == "127.0.0.8"
+    del hub.resolver
+    assert resolved("127.0.0.7") == "127.0.0.7" and type(hub.resolver._inner) is type(own)
+    hub.resolver = own
+    resolved("echo.mesh")
+    # Each hub has its own.
+    inner = hub.threadpool.apply(lambda: (gevent.get_hub().resolver._inner, gevent.get_hub()))
+    assert inner[0] is not own and inner[1] is not hub
+    with patches.apply(server, suffix=".other"):
+        assert resolved("echo.mesh").startswith("239.")
+assert hub.resolver is own and vars(hub).keys() == before.keys() | {"_resolver"} and "_resolver" in vars(inner[1])
+assert not [name for each in (hub, inner[1]) for name in vars(each) if "astranet" in name]
+""",
     "undo": """
 import gevent.hub
 from gevent import ssl as gevent_ssl
