@@ -71,9 +71,9 @@ class Hooks:
         """Put a patch in force."""
         if not self.patches:
             self._install()
+        self.patches.insert(0, patch)
         if patch.rules.bindings:
             self._hook_init()
-        self.patches.insert(0, patch)
         self._with_bindings[:] = [each for each in self.patches if each.rules.bindings]
 
     def remove(self, patch: Patch) -> None:
@@ -113,7 +113,9 @@ class Hooks:
         # Not before it is needed: to programs that use TCP only it is the dearest of the hooks, 1 of 100 sockets that are accepted.
         if not self._has_other_numbers:
             self._has_other_numbers = True
-            self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
+            # The last patch may have been undone while a name was waited for.
+            if self.patches:
+                self._replace(GeventSocket, "__init__", self._make_init(GeventSocket.__init__))
 
     def _after_fork_in_child(self) -> None:
         for patch in self.patches:
