@@ -11,10 +11,13 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import charts
 import harness
 from harness import MAX_IDLE_CONNECTIONS, SPARE_DESCRIPTORS, Report
-from scenarios import Bench, Plan, Scenario, bulk, churn, echoes, far, idle, one_way, pings, relay, round_trip
+from scenarios import Bench, Plan, Scenario, bulk, churn, echoes, far, http, idle, one_way, pings, relay, round_trip, streams
 
 SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "round-trip": round_trip.scenario,
@@ -25,8 +28,12 @@ SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "pings": pings.scenario,
     "relay": relay.scenario,
     "far": far.scenario,
+    "http": http.scenario,
+    "streams": streams.scenario,
     "idle": idle.scenario,
 }
+CHARTED = {"streams", "idle"}
+CURVE = (1, 4, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -34,30 +41,53 @@ def plan_of(options: argparse.Namespace) -> Plan:
     free = harness.descriptor_limit() - SPARE_DESCRIPTORS - idle.WARM
     return Plan(
         rounds=harness.rounds_of(options),
-        warm=options.seconds / 4 if options.seconds else 0.2 if options.quick else 1.0,
-        seconds=options.seconds or (0.4 if options.quick else 3.0),
+        warm=options.seconds / 4 if options.seconds else 0.1 if options.quick else 1.0,
+        seconds=options.seconds or (0.25 if options.quick else 3.0),
         streams=tuple(options.streams or ((100, 1000) if options.quick else (100, 1000, 10_000))),
         idle=idle_streams,
         baseline_idle=min(idle_streams, free, MAX_IDLE_CONNECTIONS),
+        curve=tuple(options.streams or ((1, 30, 1000) if options.quick else CURVE)),
     )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = harness.parser_of((__doc__ or "").partition("\n")[0], SCENARIOS)
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.4")
-    parser.add_argument("--streams", type=int, action="append", metavar="N", help="echoing at once: default 100, 1000 and 10,000")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.25")
+    parser.add_argument("--streams", type=int, action="append", metavar="N", help="of `echoes` and of `streams`, instead of their own")
     parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 20,000")
-    return parser.parse_args(arguments)
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
+    options = parser.parse_args(arguments)
+    if options.plot:
+        if reason := charts.missing():
+            parser.error(reason)
+        if options.only and not CHARTED.intersection(options.only):
+            parser.error("--plot has nothing to draw without one of " + ", ".join(sorted(CHARTED)))
+    return options
+
+
+def version_of_package() -> dict[str, str]:
+    """What the children will import: they are the same interpreter, with the same path and environment."""
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+    import astranet_gevent
+    from astranet_gevent.builds import describe_build
+
+    return {"astranet_gevent": astranet_gevent.__version__, "build": describe_build()}
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     plan, cores = plan_of(options), harness.pick_cores()
     report = Report([])
-    bench = Bench(plan, cores, report.others)
+    facts = version_of_package()
+    bench = Bench(plan, cores, report.others, compiled=facts["build"].startswith("compiled"))
+
+    def draw(content: dict[str, Any]) -> None:
+        if options.plot:
+            print("\n".join(f"chart: {file}" for file in charts.draw(content, options.plot)))
+
     made = {name: scenario(bench) for name, scenario in SCENARIOS.items()}
     report.rows = [row for scenario in made.values() for row in scenario.rows]
-    return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan))
+    return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan), facts, draw)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ Both kinds of transport offer the same services, and the same handlers and load 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,10 @@ import gevent.event
 import gevent.server
 import gevent.socket
 import harness
-from harness import OPENING_LIMIT, STEP_LIMIT, Conn, Held
+from harness import OPENING_LIMIT, STEP_LIMIT, Commands, Conn, Held
 
 # The package of this checkout, unless one is installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-
-Commands = dict[str, Callable[..., Any]]
 
 MESSAGE = b"x" * 64
 # What bulk is read and written in: as large as programs that care use.
@@ -191,7 +189,8 @@ class Loads:
         self._counter = counter
         self._running = True
         self._greenlets: list[Any] = []
-        self._times: list[float] = []
+        # Eight bytes each: on many streams there are a million.
+        self._times = array("d")
 
     def start(self, what: str, streams: int, size: int = 0) -> None:
         """Begin `what`, with so many streams or at so many at a time."""
@@ -219,12 +218,20 @@ class Loads:
             raise TimeoutError(f"{stuck} of {len(self._greenlets)} greenlets wait for an answer")
         self._greenlets.clear()
 
+    def forget(self) -> None:
+        """What has been timed while it warmed up."""
+        del self._times[:]
+
     def times(self) -> dict[str, float]:
         """Percentiles in microseconds of what has been timed since the last call."""
-        times, self._times = sorted(self._times), []
+        times = sorted(self._times)
+        self.forget()
         if not times:
             raise ValueError("nothing has been timed")
-        return {"p50": times[len(times) // 2] * 1e6, "p99": times[len(times) * 99 // 100] * 1e6, "count": len(times)}
+        return {f"p{part}": times[len(times) * part // 100] * 1e6 for part in (50, 90, 99)}
+
+    def commands(self) -> Commands:
+        return {command.__name__: command for command in (self.start, self.sample, self.forget, self.stop, self.times)}
 
     def _echo(self, conn: Conn, _size: int) -> None:
         counter = self._counter
@@ -319,8 +326,8 @@ def end(transport: Transport) -> Commands:
         exchange(held.streams[-1])
         return time.perf_counter() - start
 
-    commands = (hold, accepted, answer_last, ask_last, serve, transport.reach, loads.start, loads.sample, loads.stop, loads.times)
-    return {**{command.__name__: command for command in commands}, "memory": harness.memory}
+    commands = (hold, accepted, answer_last, ask_last, serve, transport.reach, harness.memory)
+    return {**{command.__name__: command for command in commands}, **loads.commands()}
 
 
 def relay() -> Commands:
@@ -358,13 +365,5 @@ CHILDREN: dict[str, Callable[[], Commands]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--child", choices=CHILDREN, required=True)
-    parser.add_argument("--core", type=int)
-    options = parser.parse_args()
-    harness.obey(CHILDREN[options.child](), options.core)
-
-
 if __name__ == "__main__":
-    main()
+    harness.child_main(CHILDREN)

@@ -7,6 +7,7 @@ A script gives ``obey`` what its children can do, asks a ``Pair`` of them for nu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import faulthandler
 import gc
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +41,7 @@ NOISY_SPREAD = 0.3  # (max - min) / median of a row's ratios
 NOISY_OTHERS = 0.15  # cores used by other programs
 
 Cores = tuple[int | None, int | None]
+Commands = dict[str, Callable[..., Any]]
 
 
 # --- in the children --------------------------------------------------------------------------
@@ -150,6 +152,15 @@ def obey(commands: Mapping[str, Callable[..., Any]], core: int | None) -> None:
         print(json.dumps(answer), flush=True)
 
 
+def child_main(kinds: Mapping[str, Callable[[], Commands]]) -> None:
+    """The whole of a script that runs as `script --child KIND`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--child", choices=kinds, required=True)
+    parser.add_argument("--core", type=int)
+    options = parser.parse_args()
+    obey(kinds[options.child](), options.core)
+
+
 # --- the parent: children ---------------------------------------------------------------------
 
 
@@ -161,7 +172,8 @@ class Child:
     """A child process, which runs `script --child KIND`, and the pipe to it."""
 
     def __init__(self, script: str, kind: str, side: str, core: int | None) -> None:
-        self._name = f"{kind} {side}"
+        self.side = side or kind
+        self._name = f"{kind} {side}".rstrip()
         command = [sys.executable, script, "--child", kind]
         if core is not None:
             command += ["--core", str(core)]
@@ -202,6 +214,10 @@ class Child:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    def resident(self) -> int:
+        """Bytes. Not PSS: reading that takes a second with a million streams."""
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
     def stop(self) -> None:
         assert self._process.stdin is not None
         try:
@@ -214,12 +230,27 @@ class Child:
             self._process.wait()
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What one process took while it was measured: processor seconds of so many, and the bytes resident at the end."""
+
+    scenario: str
+    kind: str
+    side: str
+    seconds: float
+    cpu: float
+    resident: int
+
+
 @dataclass
 class Others:
-    """How much of the machine other programs took while ours were measured."""
+    """How much of the machine other programs took while ours were measured, and what ours took themselves."""
 
     seconds: float = 0.0
     elapsed: float = 0.0
+    own: list[Usage] = field(default_factory=list)
+    #: What is being measured.
+    scenario: str = ""
 
     @staticmethod
     def busy() -> float:
@@ -259,7 +290,7 @@ class Pair:
                 where = self._children[-1].ask("stand_between", where=where)
             self.client.ask("reach", where=where)
             self._start, self._busy = time.monotonic(), Others.busy()
-            self._cpu = self.cpu_seconds()
+            self._cpu = [child.cpu_seconds() for child in self._children]
         except BaseException:
             self._stop()
             raise
@@ -268,14 +299,17 @@ class Pair:
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         try:
             if failure is None:
-                self._others.elapsed += time.monotonic() - self._start
-                own = self.cpu_seconds() - self._cpu
-                self._others.seconds += Others.busy() - self._busy - own
+                self._account()
         finally:
             self._stop()
 
-    def cpu_seconds(self) -> float:
-        return sum(child.cpu_seconds() for child in self._children)
+    def _account(self) -> None:
+        seconds = time.monotonic() - self._start
+        spent = [child.cpu_seconds() - before for child, before in zip(self._children, self._cpu, strict=True)]
+        self._others.elapsed += seconds
+        self._others.seconds += Others.busy() - self._busy - sum(spent)
+        for child, cpu in zip(self._children, spent, strict=True):
+            self._others.own.append(Usage(self._others.scenario, self.kind, child.side, seconds, cpu, child.resident()))
 
     def _stop(self) -> None:
         for one in reversed(self._children):
@@ -299,6 +333,8 @@ class Row:
     by: str = "ratio"
     form: str = ",.0f"
     noisy_spread: float = NOISY_SPREAD
+    #: Points of a curve: what it is of, and how many streams the baseline had, and ours.
+    curve: tuple[str, int, int] | None = None
     values: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -319,13 +355,18 @@ class Row:
 
     @property
     def noisy(self) -> bool:
-        return self.by == "ratio" and (max(self.compared) - min(self.compared)) / self.median > self.noisy_spread
+        compared = self.compared
+        return self.by == "ratio" and bool(compared) and (max(compared) - min(compared)) / self.median > self.noisy_spread
 
     @property
     def cells(self) -> tuple[str, ...]:
         compared = spread(self.compared, ".2f" if self.by == "ratio" else f"+{self.form}")
         met = "" if self.met is None else "yes" if self.met(self) else "no"
         return (self.title, *(spread(self.values[kind], self.form) for kind in self.kinds), compared, self.asked, met)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        return ("", *self.kinds, self.by, "asked", "met")
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -334,7 +375,8 @@ class Row:
             "asked": self.asked,
             "values": self.values,
             f"{self.by}s": self.compared,
-            self.by: self.median,
+            self.by: self.median if self.compared else None,
+            "curve": self.curve and {"of": self.curve[0], "streams": dict(zip(self.kinds, self.curve[1:], strict=True))},
             "met": None if self.met is None else self.met(self),
             "noisy": self.noisy,
         }
@@ -350,14 +392,30 @@ class Report:
 
     @property
     def measured(self) -> list[Row]:
-        return [row for row in self.rows if row.compared]
+        """The rows that have values: of both kinds, or of ours where the baseline cannot have as many."""
+        return [row for row in self.rows if row.values[row.kinds[1]]]
 
     def table(self) -> str:
-        measured = self.measured
-        by = " or ".join(sorted({row.by for row in measured}, reverse=True))
-        lines = [("", *measured[0].kinds, by, "asked", "met"), *(row.cells for row in measured)]
+        lines: list[tuple[str, ...]] = []
+        head: tuple[str, ...] = ()
+        for row in self.measured:
+            if row.head != head:
+                head = row.head
+                lines.append(head)
+            lines.append(row.cells)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+    def usage(self) -> str:
+        """Of every kind of process: the median of the cores it used, and the most memory it had."""
+        sides: dict[str, list[Usage]] = {}
+        for one in self.others.own:
+            sides.setdefault(f"{one.kind} {one.side}", []).append(one)
+        shown = []
+        for name, some in sides.items():
+            cores = statistics.median(one.cpu / one.seconds for one in some)
+            shown.append(f"{name} {cores:.2f} cores, {max(one.resident for one in some) / 1e6:,.0f} MB")
+        return "; ".join(shown)
 
     def warnings(self) -> Iterator[str]:
         if self.others.cores > NOISY_OTHERS:
@@ -368,6 +426,8 @@ class Report:
 
 
 def spread(values: list[float], form: str) -> str:
+    if not values:
+        return "-"
     low, high = format(min(values), form), format(max(values), form)
     middle = format(statistics.median(values), form)
     return middle if low == high else f"{middle} ({low}..{high})"
@@ -375,6 +435,38 @@ def spread(values: list[float], form: str) -> str:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar on stderr, or a line for each result where stderr is no terminal, or tqdm is not installed, or no bar is wanted."""
+
+    def __init__(self, total: int, bar: bool) -> None:
+        self._bar: Any = None
+        if bar and sys.stderr.isatty():
+            with contextlib.suppress(ImportError):
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, unit="round", leave=False, file=sys.stderr, dynamic_ncols=True)
+
+    def begin(self, scenario: str, number: int, rounds: int) -> None:
+        self._where = f"round {number + 1}/{rounds}"
+        if self._bar is not None:
+            self._bar.set_description(f"{scenario} {self._where}")
+
+    def result(self, kind: str, shown: str) -> None:
+        if self._bar is None:
+            say(f"{self._where}  {kind:9}{shown}")
+        else:
+            self._bar.set_postfix_str(f"{kind}: {shown}"[:60])
+
+    def end(self) -> None:
+        """Of a round."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def cpu_model() -> str:
@@ -415,17 +507,16 @@ Numbers = Iterator[tuple[str, dict[str, float]]]
 def parser_of(title: str, scenarios: Collection[str]) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a result")
-    parser.add_argument("--rounds", type=int, metavar="N", help="default 5; with --quick 3")
+    parser.add_argument("--quick", action="store_true", help="one short round: a look, not a result")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 5; with --quick 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there too")
     parser.add_argument("--only", action="append", choices=scenarios, metavar="NAME", help=f"of {', '.join(scenarios)}")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="lines instead of a bar; without a terminal always")
     return parser
 
 
 def rounds_of(options: argparse.Namespace) -> int:
-    return int(options.rounds or (3 if options.quick else 5))
+    return int(options.rounds or (1 if options.quick else 5))
 
 
 def in_turn(kinds: tuple[str, str], number: int) -> tuple[str, str]:
@@ -439,32 +530,58 @@ def run(
     cores: Cores,
     scenarios: Mapping[str, Callable[[int], Numbers]],
     plan: Mapping[str, Any],
-    notes: Callable[[], Iterator[str]] = lambda: iter(()),
+    facts: Mapping[str, str] | None = None,
+    further: Callable[[dict[str, Any]], None] = lambda _content: None,
 ) -> int:
-    """Every scenario, round by round, and the table; the exit status."""
-    facts = surroundings(cores)
-    rounds = rounds_of(options)
-    print("\n".join(f"{name:7} {value}" for name, value in facts.items()), flush=True)
+    """Every scenario, round by round, and the table; the exit status.
+
+    ``facts`` are more to say of what is measured; ``further`` is called at the end with what is also written as JSON.
+    """
+    facts = {**surroundings(cores), **(facts or {})}
+    print("\n".join(f"{name:15} {value}" for name, value in facts.items()), flush=True)
     try:
-        for name in options.only or scenarios:
-            for number in range(rounds):
-                for kind, result in scenarios[name](number):
-                    shown = ", ".join(f"{key} {format(value, report.row(key).form)}" for key, value in result.items())
-                    say(f"round {number + 1}/{rounds}  {kind:9}{shown}")
-                    for key, value in result.items():
-                        report.row(key).values[kind].append(value)
+        measure(options, report, {name: scenarios[name] for name in options.only or scenarios})
     except ChildFailed as error:
         say(f"failed: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    baseline, ours = report.measured[0].kinds
     print(f"\n{report.table()}\n")
-    print(f"median (min..max) of {rounds} rounds; a ratio is {ours} / {baseline} of one round")
-    print("\n".join((*notes(), *report.warnings())) or "quiet enough to trust")
+    print(f"median (min..max) of {rounds_of(options)} rounds; a ratio is that of one round, the second column by the first")
+    print(f"processes: {report.usage()}")
+    content = content_of(report, facts, plan)
+    print("\n".join(content["warnings"]) or "quiet enough to trust")
     if options.json:
-        content = {**facts, "plan": dict(plan), "others_cores": report.others.cores}
-        content["rows"] = [row.as_json() for row in report.measured]
         options.json.write_text(json.dumps(content, indent=2) + "\n")
+    further(content)
     return 0
+
+
+def measure(options: argparse.Namespace, report: Report, scenarios: Mapping[str, Callable[[int], Numbers]]) -> None:
+    rounds = rounds_of(options)
+    progress = Progress(len(scenarios) * rounds, options.progress)
+    try:
+        for name, one_round in scenarios.items():
+            report.others.scenario = name
+            for number in range(rounds):
+                progress.begin(name, number, rounds)
+                for kind, result in one_round(number):
+                    progress.result(kind, ", ".join(f"{key} {format(value, report.row(key).form)}" for key, value in result.items()))
+                    for key, value in result.items():
+                        report.row(key).values[kind].append(value)
+                progress.end()
+    finally:
+        progress.close()
+
+
+def content_of(report: Report, facts: Mapping[str, str], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a run has found out, for --json and for charts."""
+    return {
+        **facts,
+        "plan": dict(plan),
+        "others_cores": report.others.cores,
+        "warnings": list(report.warnings()),
+        "rows": [row.as_json() for row in report.measured],
+        "processes": [asdict(usage) for usage in report.others.own],
+    }

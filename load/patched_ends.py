@@ -9,23 +9,22 @@ monkey.patch_all()
 
 # gevent's patches come first, as in every program that is measured here.
 import _socket  # noqa: E402
-import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import functools  # noqa: E402
 import socket  # noqa: E402
 import struct  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import gevent  # noqa: E402
 import harness  # noqa: E402
 import psutil  # noqa: E402
-import requests  # noqa: E402
 from gevent.pywsgi import WSGIServer  # noqa: E402
-from harness import OPENING_LIMIT, STEP_LIMIT, Held  # noqa: E402
+from harness import OPENING_LIMIT, STEP_LIMIT, Commands, Held  # noqa: E402
+from web import Requests, application, over_tcp  # noqa: E402
 
 # The package of this checkout, unless one is installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -33,77 +32,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 # mypy reads the folder of the checkout, in which patches/ stands outside the package.
 from astranet_gevent import AstraNet, patches  # type: ignore[attr-defined, unused-ignore]  # noqa: E402
 
-Commands = dict[str, Callable[..., Any]]
-
-BODY = b"x" * 200
 # Accepted at a time: fewer than any system lets wait for it.
 ACCEPTED = 100
-
-
-def application(_environ: Any, start_response: Any) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(BODY)))])
-    return [BODY]
-
-
-class NoDelayServer(WSGIServer):  # type: ignore[misc, unused-ignore]
-    """Over TCP: without TCP_NODELAY every response on a kept connection waits 40 ms for an acknowledgement."""
-
-    def handle(self, sock: Any, address: Any) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().handle(sock, address)
-
-
-class Requests:
-    """GETs with a requests.Session per greenlet, as it is by default; count, time and processor time to be asked for meanwhile."""
-
-    def __init__(self) -> None:
-        self._url = ""
-        self._running = False
-        self._count = 0
-        self._greenlets: list[Any] = []
-
-    def reach(self, url: str) -> None:
-        self._url = url
-
-    def start(self, greenlets: int) -> None:
-        self._running = True
-        self._greenlets = [gevent.spawn(self._work) for _ in range(greenlets)]
-
-    def _work(self) -> None:
-        with requests.Session() as session:
-            while self._running:
-                response = session.get(self._url, timeout=STEP_LIMIT)
-                if response.content != BODY:
-                    raise ValueError(f"{response!r} with {len(response.content)} bytes")
-                self._count += 1
-
-    def sample(self) -> dict[str, float]:
-        for greenlet in self._greenlets:
-            if greenlet.ready():
-                greenlet.get()
-        return {"count": self._count, "clock": time.perf_counter(), "cpu": time.process_time()}
-
-    def stop(self) -> None:
-        self._running = False
-        gevent.joinall(self._greenlets, timeout=STEP_LIMIT, raise_error=True)
-
-    def commands(self) -> Commands:
-        return {"start": self.start, "sample": self.sample, "stop": self.stop}
-
-
-def http_over_tcp() -> Commands:
-    """The baseline: nothing but gevent's patches."""
-    load = Requests()
-
-    def serve() -> int:
-        server = NoDelayServer(("127.0.0.1", 0), application, log=None)
-        server.start()
-        return int(server.server_port or 0)
-
-    def reach(where: int) -> None:
-        load.reach(f"http://127.0.0.1:{where}/")
-
-    return {"serve": serve, "reach": reach, **load.commands()}
 
 
 class Nodes:
@@ -289,7 +219,7 @@ def tcp_with_patch() -> Commands:
 
 
 ENDS: dict[str, Callable[[], Commands]] = {
-    "http plain": http_over_tcp,
+    "http plain": over_tcp,
     "http patched": http_over_mesh,
     "memory plain": idle_streams,
     "memory patched": idle_sockets,
@@ -298,13 +228,5 @@ ENDS: dict[str, Callable[[], Commands]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--child", choices=ENDS, required=True)
-    parser.add_argument("--core", type=int)
-    options = parser.parse_args()
-    harness.obey(ENDS[options.child](), options.core)
-
-
 if __name__ == "__main__":
-    main()
+    harness.child_main(ENDS)

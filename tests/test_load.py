@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib.util
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 LOAD = Path(__file__).resolve().parent.parent / "load"
 
@@ -14,7 +22,7 @@ LOAD = Path(__file__).resolve().parent.parent / "load"
 def run(script: str, tmp_path: Path, *arguments: str) -> tuple[str, list[dict[str, Any]]]:
     """The table, and the rows as JSON, of one short round."""
     values = tmp_path / "values.json"
-    command = [sys.executable, str(LOAD / script), "--quick", "--rounds", "1", "--json", str(values), *arguments]
+    command = [sys.executable, str(LOAD / script), "--quick", "--json", str(values), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -32,7 +40,7 @@ def check(rows: list[dict[str, Any]], table: str, names: set[str]) -> None:
 
 def test_bench_on_loopback(tmp_path: Path) -> None:
     names = ("round-trip", "echoes", "churn", "bulk", "one-way")
-    numbers = ("--streams", "5", "--streams", "100", "--seconds", "0.2")
+    numbers = ("--streams", "5", "--streams", "100", "--seconds", "0.1")
     table, rows = run("bench.py", tmp_path, *numbers, *(part for name in names for part in ("--only", name)))
     wanted = {"rtt", "rtt p99", "rtt cpu", "echoes 5", "echoes 100", "echo cpu 5", "echo cpu 100", "churn 1", "churn 100"}
     wanted |= {f"{way} {what}{streams}" for way in ("upload", "download") for what in ("", "cpu ") for streams in (1, 100)}
@@ -42,16 +50,114 @@ def test_bench_on_loopback(tmp_path: Path) -> None:
 
 
 def test_bench_over_relays_and_paths(tmp_path: Path) -> None:
-    names = ("pings", "relay", "far", "idle")
-    numbers = ("--seconds", "0.2", "--idle-streams", "300")
+    names = ("pings", "relay", "far", "http")
+    numbers = ("--seconds", "0.1")
     table, rows = run("bench.py", tmp_path, *numbers, *(part for name in names for part in ("--only", name)))
     wanted = {f"ping {what} {path}" for what in ("p50", "p99", "bulk") for path in ("loopback", "100 MB/s")}
     wanted |= {"relay echoes", "relay upload", "relay upload many", "far open", "far upload"}
-    check(rows, table, wanted | {"idle client", "idle server", "idle opening", "idle echo"})
-    assert all(value > 0 for row in rows if not row["name"].startswith("idle ") for value in row["ratios"])
+    check(rows, table, wanted | {f"http {what}{clients}" for what in ("", "cpu ") for clients in (1, 32)})
+    assert all(value > 0 for row in rows for value in row["ratios"])
+    processes = json.loads((tmp_path / "values.json").read_text())["processes"]
+    assert {one["side"] for one in processes} == {"server", "client", "relay", "10 ms", "100 MB/s"}
+    assert {one["scenario"] for one in processes} == set(names)
+    assert all(one["cpu"] > 0 and one["resident"] > 2**20 for one in processes), processes
     # What a path of 10 ms costs does not depend on the machine: two round trips, and not one less.
     opening = next(row for row in rows if row["name"] == "far open")
     assert opening["values"]["astranet"][0] > 1.9
+
+
+def test_charts(tmp_path: Path) -> None:
+    numbers = ("--seconds", "0.1", "--streams", "1", "--streams", "5", "--idle-streams", "1500")
+    table, rows = run("bench.py", tmp_path, *numbers, "--only", "streams", "--only", "idle", "--plot", str(tmp_path / "charts"))
+    wanted = {f"{what} {streams}" for what in ("rate", "p50", "p90", "p99") for streams in (1, 5)}
+    wanted |= {f"{what} {side}{at}" for what in ("idle", "whole") for side in ("client", "server") for at in ("", " 1000")}
+    check(rows, table, wanted | {"idle opening", "idle echo"})
+    for row in rows:
+        if not row["name"].startswith("idle "):
+            assert all(value > 0 for value in row["ratios"]), row
+    by_name = {row["name"]: row["values"] for row in rows}
+    assert all(by_name["p50 5"][kind][0] <= by_name["p90 5"][kind][0] <= by_name["p99 5"][kind][0] for kind in ("gevent", "astranet"))
+
+    files = sorted((tmp_path / "charts").iterdir())
+    assert [file.name for file in files] == ["latency.png", "memory.png", "throughput.png"]
+    assert all(f"chart: {file}" in table for file in files)
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert 5_000 < file.stat().st_size < 100_000
+
+
+def charts() -> Any:
+    spec = importlib.util.spec_from_file_location("charts", LOAD / "charts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_series_of_a_chart() -> None:
+    """Sorted by streams, with what each kind had; a point that the baseline cannot have is ours alone."""
+
+    def row(of: str, base: tuple[int, list[float]], ours: tuple[int, list[float]]) -> dict[str, Any]:
+        curve = {"of": of, "streams": {"gevent": base[0], "astranet": ours[0]}}
+        return {"curve": curve, "values": {"gevent": base[1], "astranet": ours[1]}}
+
+    rows = [
+        row("idle client", (15, [9.0]), (1000, [4.0])),
+        row("idle client", (10, [8.0, 6.0, 7.0]), (10, [3.0, 5.0, 4.0])),
+        row("idle client", (100, []), (100, [2.0])),
+        row("idle server", (10, [1.0]), (10, [1.0])),
+        {"curve": None, "values": {"gevent": [1.0], "astranet": [1.0]}},
+    ]
+    assert charts().series({"rows": rows}, "idle client") == {
+        "gevent": [(10, 7.0, 6.0, 8.0), (15, 9.0, 9.0, 9.0)],
+        "astranet": [(10, 4.0, 3.0, 5.0), (100, 2.0, 2.0, 2.0), (1000, 4.0, 4.0, 4.0)],
+    }
+
+
+def start_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run bench.py where a module is not installed."""
+    hide = f"import runpy, sys; sys.modules[{module!r}] = None; sys.path.insert(0, {str(LOAD)!r}); sys.argv[0] = 'bench.py'"
+    command = [sys.executable, "-c", f"{hide}; runpy.run_path({str(LOAD / 'bench.py')!r}, run_name='__main__')", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_charts_without_matplotlib(tmp_path: Path) -> None:
+    """It is said before anything is measured, and what to do about it."""
+    done = start_without("matplotlib", "--quick", "--plot", str(tmp_path / "charts"))
+    assert done.returncode == 2
+    assert "pip install matplotlib" in done.stderr
+    assert "round 1/1" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "charts").exists()
+
+
+def test_charts_of_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(LOAD / "bench.py"), "--quick", "--only", "churn", "--plot", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "idle, streams" in done.stderr
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_progress_on_a_terminal(bar: bool) -> None:
+    """A bar that names the scenario; lines where it is not wanted. Without a terminal there are lines: see run()."""
+    command = [sys.executable, str(LOAD / "bench.py"), "--quick", "--only", "round-trip", "--seconds", "0.1"]
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    try:
+        with subprocess.Popen([*command, *([] if bar else ["--no-progress"])], stdout=subprocess.PIPE, stderr=slave) as process:
+            table, _ = process.communicate(timeout=30)
+        # What a terminal buffers is more than this writes, so that nothing had to be read meanwhile.
+        shown = os.read(master, 65536).decode()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert process.returncode == 0
+    assert b"64 B echo" in table
+    assert "|" not in table.decode()
+    assert ("round-trip round 1/1:" in shown) is bar
+    assert ("rtt p99" in shown and "\r\n" in shown) is not bar
 
 
 def test_patched_requests_and_memory(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness import STEP_LIMIT, Cores, Numbers, Others, Pair, Row, in_turn
 
 ENDS = str(Path(__file__).resolve().parent.parent / "ends.py")
+
+BoundT = TypeVar("BoundT")
 
 #: The baseline, and ours.
 KINDS = ("gevent", "astranet")
@@ -28,6 +30,8 @@ class Plan:
     #: Idle streams on one link, and connections of the baseline to compare their memory with.
     idle: int
     baseline_idle: int
+    #: Numbers of streams of the curves.
+    curve: tuple[int, ...]
 
 
 @dataclass
@@ -37,24 +41,31 @@ class Bench:
     plan: Plan
     cores: Cores
     others: Others
+    #: Whether the hot path of what is measured is compiled: more is asked of it.
+    compiled: bool
 
-    def pair(self, kind: str, between: Collection[str] = ()) -> Pair:
+    def by_build(self, pure: BoundT, compiled: BoundT) -> BoundT:
+        """What is asked of the build that is measured."""
+        return compiled if self.compiled else pure
+
+    def pair(self, kind: str, between: Collection[str] = (), script: str = ENDS) -> Pair:
         """A new server and client, and what stands between them."""
-        return Pair(ENDS, kind, self.cores, self.others, between)
+        return Pair(script, kind, self.cores, self.others, between)
 
-    def window(self, pair: Pair) -> Window:
-        """What both processes do in a while, after another while of warming up."""
-        time.sleep(self.plan.warm)
+    def window(self, pair: Pair, seconds: float = 0.0) -> Window:
+        """What both processes do in a while: the plan's, or so many seconds."""
         before = [child.ask("sample") for child in (pair.server, pair.client)]
-        time.sleep(self.plan.seconds)
+        time.sleep(seconds or self.plan.seconds)
         after = [child.ask("sample") for child in (pair.server, pair.client)]
         server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
         return Window(server, client)
 
-    def load(self, pair: Pair, what: str, streams: int, size: int = 0) -> Window:
-        """A load from its start to its end."""
+    def load(self, pair: Pair, what: str, streams: int, size: int = 0, seconds: float = 0.0) -> Window:
+        """A load from its start to its end: warming up, and a window."""
         pair.client.ask("start", 10 * STEP_LIMIT, what=what, streams=streams, size=size)
-        window = self.window(pair)
+        time.sleep(self.plan.warm)
+        pair.client.ask("forget")
+        window = self.window(pair, seconds)
         window.times = pair.client.ask("times") if what in ("timed_echo", "ping", "churn") else {}
         pair.client.ask("stop", 2 * STEP_LIMIT)
         return window

@@ -13,7 +13,7 @@ def scenario(bench: Bench) -> Scenario:
         return {"rtt": window.times["p50"], "rtt p99": window.times["p99"], "rtt cpu": window.cpu / window.rate * 1e6}
 
     rows = [
-        at_most("rtt", "64 B echo, 1 stream, p50 (us)", 1.1),
+        at_most("rtt", "64 B echo, 1 stream, p50 (us)", bench.by_build(1.1, 1.0)),
         told("rtt p99", "64 B echo, 1 stream, p99 (us)"),
         told("rtt cpu", "64 B echo, 1 stream, CPU of both (us)", form=",.1f"),
     ]
