@@ -17,7 +17,8 @@ from typing import Any
 import charts
 import harness
 from harness import MAX_IDLE_CONNECTIONS, SPARE_DESCRIPTORS, Report
-from scenarios import Bench, Plan, Scenario, bulk, churn, echoes, far, http, idle, one_way, pings, relay, round_trip, streams
+from peers import PEERS, installed, version
+from scenarios import Bench, Plan, Scenario, against, bulk, churn, echoes, far, http, idle, one_way, pings, relay, round_trip, streams
 
 SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "round-trip": round_trip.scenario,
@@ -51,12 +52,16 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = harness.parser_of((__doc__ or "").partition("\n")[0], SCENARIOS)
+    parser = harness.parser_of((__doc__ or "").partition("\n")[0], [*SCENARIOS, *PEERS])
     parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.25")
     parser.add_argument("--streams", type=int, action="append", metavar="N", help="of `echoes` and of `streams`, instead of their own")
     parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 20,000")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
+    parser.add_argument("--peers", action="store_true", help=f"also against what is installed of {', '.join(PEERS)}")
     options = parser.parse_args(arguments)
+    options.only = options.only and list(dict.fromkeys(options.only))
+    if reason := choose_peers(options):
+        parser.error(reason)
     if options.plot:
         if reason := charts.missing():
             parser.error(reason)
@@ -74,6 +79,22 @@ def version_of_package() -> dict[str, str]:
     return {"astranet_gevent": astranet_gevent.__version__, "build": describe_build()}
 
 
+def choose_peers(options: argparse.Namespace) -> str:
+    """Set ``options.peers`` to the names of those to measure; what is wrong, or nothing."""
+    named = [name for name in options.only or () if name in PEERS]
+    wanted = named or (list(PEERS) if options.peers else [])
+    missing = [name for name in wanted if not installed(name)]
+    install = "pip install " + " ".join(missing)
+    if missing and (named or missing == wanted):
+        return f"not installed: {', '.join(missing)}: {install}, or this project with all of them: pip install -e '.[peers]'"
+    if missing:
+        harness.say(f"not installed and left out: {', '.join(missing)} ({install})")
+    options.peers = [name for name in wanted if name not in missing]
+    if options.only and not named:
+        options.only += options.peers
+    return ""
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     plan, cores = plan_of(options), harness.pick_cores()
@@ -86,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(f"chart: {file}" for file in charts.draw(content, options.plot)))
 
     made = {name: scenario(bench) for name, scenario in SCENARIOS.items()}
+    made.update({name: against.scenario(bench, name) for name in options.peers})
+    if options.peers:
+        facts["peers"] = ", ".join(map(version, options.peers))
     report.rows = [row for scenario in made.values() for row in scenario.rows]
     return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan), facts, draw)
 

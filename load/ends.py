@@ -11,10 +11,11 @@ Both kinds of transport offer the same services, and the same handlers and load 
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ import gevent.event
 import gevent.server
 import gevent.socket
 import harness
+import peers
 from harness import OPENING_LIMIT, STEP_LIMIT, Commands, Conn, Held
 
 # The package of this checkout, unless one is installed.
@@ -181,6 +183,14 @@ def exchange(stream: Conn) -> None:
         missing -= len(data)
 
 
+def percentiles(seconds: Iterable[float]) -> dict[str, float]:
+    """In microseconds."""
+    times = sorted(seconds)
+    if not times:
+        raise ValueError("nothing has been timed")
+    return {f"p{part}": times[len(times) * part // 100] * 1e6 for part in (50, 90, 99)}
+
+
 class Loads:
     """Greenlets that make a load until they are stopped; the counters are sampled meanwhile."""
 
@@ -224,11 +234,10 @@ class Loads:
 
     def times(self) -> dict[str, float]:
         """Percentiles in microseconds of what has been timed since the last call."""
-        times = sorted(self._times)
-        self.forget()
-        if not times:
-            raise ValueError("nothing has been timed")
-        return {f"p{part}": times[len(times) * part // 100] * 1e6 for part in (50, 90, 99)}
+        try:
+            return percentiles(self._times)
+        finally:
+            self.forget()
 
     def commands(self) -> Commands:
         return {command.__name__: command for command in (self.start, self.sample, self.forget, self.stop, self.times)}
@@ -362,6 +371,7 @@ CHILDREN: dict[str, Callable[[], Commands]] = {
     "relay": relay,
     "10 ms": lambda: proxy(delay=0.005),
     "100 MB/s": lambda: proxy(rate=100e6),
+    **{name: functools.partial(peers.commands, name) for name in peers.PEERS},
 }
 
 

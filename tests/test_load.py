@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +41,31 @@ def check(rows: list[dict[str, Any]], table: str, names: set[str]) -> None:
 
 def test_bench_on_loopback(tmp_path: Path) -> None:
     names = ("round-trip", "echoes", "churn", "bulk", "one-way")
-    numbers = ("--streams", "5", "--streams", "100", "--seconds", "0.1")
+    numbers = ("--streams", "100", "--seconds", "0.1")
     table, rows = run("bench.py", tmp_path, *numbers, *(part for name in names for part in ("--only", name)))
-    wanted = {"rtt", "rtt p99", "rtt cpu", "echoes 5", "echoes 100", "echo cpu 5", "echo cpu 100", "churn 1", "churn 100"}
+    wanted = {"rtt", "rtt p99", "rtt cpu", "echoes 100", "echo cpu 100", "churn 1", "churn 100"}
     wanted |= {f"{way} {what}{streams}" for way in ("upload", "download") for what in ("", "cpu ") for streams in (1, 100)}
     wanted |= {f"one way {size}" for size in (64, 1024, 16384)}
     check(rows, table, wanted)
     assert all(value > 0 for row in rows for value in row["ratios"])
 
 
-def test_bench_over_relays_and_paths(tmp_path: Path) -> None:
-    names = ("pings", "relay", "far", "http")
-    numbers = ("--seconds", "0.1")
-    table, rows = run("bench.py", tmp_path, *numbers, *(part for name in names for part in ("--only", name)))
+def test_bench_over_relays_and_slow_paths(tmp_path: Path) -> None:
+    table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "pings", "--only", "relay")
     wanted = {f"ping {what} {path}" for what in ("p50", "p99", "bulk") for path in ("loopback", "100 MB/s")}
-    wanted |= {"relay echoes", "relay upload", "relay upload many", "far open", "far upload"}
-    check(rows, table, wanted | {f"http {what}{clients}" for what in ("", "cpu ") for clients in (1, 32)})
+    check(rows, table, wanted | {"relay echoes", "relay upload", "relay upload many"})
     assert all(value > 0 for row in rows for value in row["ratios"])
     processes = json.loads((tmp_path / "values.json").read_text())["processes"]
-    assert {one["side"] for one in processes} == {"server", "client", "relay", "10 ms", "100 MB/s"}
-    assert {one["scenario"] for one in processes} == set(names)
+    assert {one["side"] for one in processes} == {"server", "client", "relay", "100 MB/s"}
+    assert {one["scenario"] for one in processes} == {"pings", "relay"}
     assert all(one["cpu"] > 0 and one["resident"] > 2**20 for one in processes), processes
+
+
+def test_bench_far_and_http(tmp_path: Path) -> None:
+    table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "far", "--only", "http")
+    wanted = {f"http {what}{clients}" for what in ("", "cpu ") for clients in (1, 32)}
+    check(rows, table, wanted | {"far open", "far upload"})
+    assert all(value > 0 for row in rows for value in row["ratios"])
     # What a path of 10 ms costs does not depend on the machine: two round trips, and not one less.
     opening = next(row for row in rows if row["name"] == "far open")
     assert opening["values"]["astranet"][0] > 1.9
@@ -115,16 +120,17 @@ def test_series_of_a_chart() -> None:
     }
 
 
-def start_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run bench.py where a module is not installed."""
-    hide = f"import runpy, sys; sys.modules[{module!r}] = None; sys.path.insert(0, {str(LOAD)!r}); sys.argv[0] = 'bench.py'"
+def start_without(modules: Iterable[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run bench.py where some modules are not installed."""
+    hidden = dict.fromkeys(modules)
+    hide = f"import runpy, sys; sys.modules.update({hidden}); sys.path.insert(0, {str(LOAD)!r}); sys.argv[0] = 'bench.py'"
     command = [sys.executable, "-c", f"{hide}; runpy.run_path({str(LOAD / 'bench.py')!r}, run_name='__main__')", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
 def test_charts_without_matplotlib(tmp_path: Path) -> None:
     """It is said before anything is measured, and what to do about it."""
-    done = start_without("matplotlib", "--quick", "--plot", str(tmp_path / "charts"))
+    done = start_without(["matplotlib"], "--quick", "--plot", str(tmp_path / "charts"))
     assert done.returncode == 2
     assert "pip install matplotlib" in done.stderr
     assert "round 1/1" not in done.stderr
@@ -137,6 +143,33 @@ def test_charts_of_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "idle, streams" in done.stderr
+
+
+def test_peers(tmp_path: Path) -> None:
+    """Those that are installed are measured like ours; the others are named and left out."""
+    values = tmp_path / "values.json"
+    arguments = ("--quick", "--peers", "--only", "round-trip", "--seconds", "0.1", "--json", str(values))
+    done = start_without(["libp2p", "paramiko", "zerorpc"], *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "left out: paramiko, zerorpc, libp2p (pip install paramiko zerorpc libp2p)" in done.stderr
+    content = json.loads(values.read_text())
+    assert [part.split()[0] for part in content["peers"].split(", ")] == ["h2", "uvloop"]
+    wanted = {f"{peer} {what}" for peer in ("h2", "uvloop") for what in ("rtt", "echoes", "churn", "upload")}
+    check(content["rows"], done.stdout, wanted | {"rtt", "rtt p99", "rtt cpu"})
+    for row in content["rows"]:
+        assert all(value > 0 for values in row["values"].values() for value in values), row
+
+
+@pytest.mark.parametrize("arguments", [["--peers"], ["--only", "h2"]])
+def test_peers_that_are_not_installed(arguments: list[str]) -> None:
+    """None of all, or one by name: nothing is measured, and it is said what to install."""
+    done = start_without(["h2", "libp2p", "paramiko", "uvloop", "zerorpc"], "--quick", *arguments)
+    assert done.returncode == 2
+    assert "pip install h2" in done.stderr
+    assert "pip install -e '.[peers]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "round 1/1" not in done.stderr
 
 
 @pytest.mark.parametrize("bar", [True, False])
