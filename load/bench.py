@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import charts
 import harness
+import plots
 from harness import MAX_IDLE_CONNECTIONS, SPARE_DESCRIPTORS, Report
 from peers import PEERS, installed, version
 from scenarios import Bench, Plan, Scenario, against, bulk, churn, echoes, far, http, idle, one_way, pings, relay, round_trip, streams
@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if reason := choose_peers(options):
         parser.error(reason)
     if options.plot:
-        if reason := charts.missing():
+        if reason := plots.missing():
             parser.error(reason)
         if options.only and not CHARTED.intersection(options.only):
             parser.error("--plot has nothing to draw without one of " + ", ".join(sorted(CHARTED)))
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def draw(content: dict[str, Any]) -> None:
         if options.plot:
-            print("\n".join(f"chart: {file}" for file in charts.draw(content, options.plot)))
+            print("\n".join(f"chart: {file}" for file in plots.draw(content, options.plot)))
 
     made = {name: scenario(bench) for name, scenario in SCENARIOS.items()}
     made.update({name: against.scenario(bench, name) for name in options.peers})

@@ -91,8 +91,8 @@ def test_charts(tmp_path: Path) -> None:
         assert 5_000 < file.stat().st_size < 100_000
 
 
-def charts() -> Any:
-    spec = importlib.util.spec_from_file_location("charts", LOAD / "charts.py")
+def plots() -> Any:
+    spec = importlib.util.spec_from_file_location("plots", LOAD / "plots.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -114,7 +114,7 @@ def test_series_of_a_chart() -> None:
         row("idle server", (10, [1.0]), (10, [1.0])),
         {"curve": None, "values": {"gevent": [1.0], "astranet": [1.0]}},
     ]
-    assert charts().series({"rows": rows}, "idle client") == {
+    assert plots().series({"rows": rows}, "idle client") == {
         "gevent": [(10, 7.0, 6.0, 8.0), (15, 9.0, 9.0, 9.0)],
         "astranet": [(10, 4.0, 3.0, 5.0), (100, 2.0, 2.0, 2.0), (1000, 4.0, 4.0, 4.0)],
     }
