@@ -38,24 +38,24 @@ CURVE = (1, 4, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    idle_streams = options.idle_streams or (20_000 if options.quick else 1_000_000)
+    idle_streams = options.idle_streams or (10_000 if options.quick else 1_000_000)
     free = harness.descriptor_limit() - SPARE_DESCRIPTORS - idle.WARM
     return Plan(
         rounds=harness.rounds_of(options),
         warm=options.seconds / 4 if options.seconds else 0.1 if options.quick else 1.0,
-        seconds=options.seconds or (0.25 if options.quick else 3.0),
-        streams=tuple(options.streams or ((100, 1000) if options.quick else (100, 1000, 10_000))),
+        seconds=options.seconds or (0.2 if options.quick else 3.0),
+        streams=tuple(options.streams or ((1000,) if options.quick else (100, 1000, 10_000))),
         idle=idle_streams,
         baseline_idle=min(idle_streams, free, MAX_IDLE_CONNECTIONS),
-        curve=tuple(options.streams or ((1, 30, 1000) if options.quick else CURVE)),
+        curve=tuple(options.streams or ((1, 30, 300) if options.quick else CURVE)),
     )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = harness.parser_of((__doc__ or "").partition("\n")[0], [*SCENARIOS, *PEERS])
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.25")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.2")
     parser.add_argument("--streams", type=int, action="append", metavar="N", help="of `echoes` and of `streams`, instead of their own")
-    parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 20,000")
+    parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 10,000")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
     parser.add_argument("--peers", action="store_true", help=f"also against what is installed of {', '.join(PEERS)}")
     options = parser.parse_args(arguments)
