@@ -1,0 +1,402 @@
+"""churn.py, soak.py and storm.py of load/: short runs, how they end, and that they find what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import psutil
+import pytest
+from conftest import wait_until
+from gevent import subprocess
+from integration.tools import echo_one, script_environment
+
+from astranet_gevent import AstraNet, Role
+from astranet_gevent.server import StreamServer
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "load"))
+
+import churn
+import soak
+import storm
+from endurance import BOUNDS, Bound, Check, Facts, Sample, growth_checks
+
+LOAD = Path(__file__).resolve().parent.parent / "load"
+
+# Of one that runs for some seconds, on a machine that is busy with other tests.
+DEADLINE = 50.0
+SHORT = {
+    "churn.py": ("--seconds", "2.5", "--interval", "0.1", "--at-once", "10"),
+    "soak.py": ("--seconds", "3", "--interval", "0.1", "--at-once", "20"),
+    "storm.py": ("--storms", "2", "--clients", "12", "--processes", "2", "--down", "0.3", "--up", "0.1"),
+}
+# Until somebody ends it.
+LONG = {
+    "churn.py": ("--minutes", "5", "--interval", "0.1"),
+    "soak.py": ("--minutes", "5", "--interval", "0.1"),
+    "storm.py": ("--storms", "50", "--clients", "12", "--processes", "2", "--down", "0.3", "--up", "0.1"),
+}
+
+
+def run(script: Path | str, *arguments: str, status: int = 0) -> tuple[str, str]:
+    """What a script of load/ says on both outputs."""
+    with gevent.Timeout(DEADLINE):
+        command = [sys.executable, str(LOAD / script), *arguments]
+        done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout, done.stderr
+
+
+def run_json(tmp_path: Path, script: Path | str, *arguments: str, status: int = 0) -> tuple[str, str, dict[str, Any]]:
+    """The same, and what it has written."""
+    file = tmp_path / "values.json"
+    out, err = run(script, *arguments, "--json", str(file), status=status)
+    values = json.loads(file.read_text())
+    assert values["status"] == status
+    return out, err, values
+
+
+# --- short runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "kinds"), [("churn.py", 1), ("soak.py", 16)])
+def test_traffic_passes(script: str, kinds: int, tmp_path: Path) -> None:
+    out, err, values = run_json(tmp_path, script, *SHORT[script])
+    assert len(values["kinds"]) == kinds
+    for name, kind in values["kinds"].items():
+        assert kind["count"] > 0, name
+        assert kind["failed"] == kind["wrong"] == 0, name
+        assert f"\n{name} " in out
+    checks = {check["name"]: check for check in values["checks"]}
+    for process in ("router", "service", "client"):
+        assert {f"growth of {what}, {process}" for what in BOUNDS} <= set(checks)
+        assert {f"{what} at the end, {process}" for what in ("descriptors", "greenlets", "streams", "entries")} <= set(checks)
+    assert f"passed: {len(checks)} checks" in out
+    lines = [line for line in err.splitlines() if " ops " in line]
+    assert len(lines) == len(values["samples"]) > 5
+    for part in ("/s", "p50", "p99", "router", "service", "client", "MB", "fd", "gl", "st"):
+        assert part in lines[-1]
+
+
+def test_a_storm_passes(tmp_path: Path) -> None:
+    out, err, values = run_json(tmp_path, "storm.py", *SHORT["storm.py"])
+    assert len(values["storms"]) == 2
+    for row in values["storms"]:
+        # Noticed while the router was away, and back not before it was there again.
+        assert 0 < row["lost"] < row["complete"]
+        assert 0 < row["joined"] <= row["called"] <= row["complete"]
+        assert row["links"] == 12
+        assert row["cpu"] > 0
+    assert "passed:" in out
+    assert "storm 2: noticed" in err
+    assert {f"growth of {what}, nodes {number}" for what in BOUNDS for number in (1, 2)} <= {check["name"] for check in values["checks"]}
+
+
+# --- a mesh that there is already -------------------------------------------------------------
+
+
+@pytest.fixture
+def address_with_echo() -> Iterator[str]:
+    with AstraNet(role=Role.ROUTER) as mesh:
+        StreamServer(mesh.bind("echo"), lambda stream, _: echo_one(stream)).start()
+        host, port = mesh.listen(("127.0.0.1", 0)).address
+        yield f"{host}:{port}"
+
+
+def test_churn_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -> None:
+    given = ("--address", address_with_echo, "--service", "echo")
+    _, _, values = run_json(tmp_path, "churn.py", "--seconds", "1", *given)
+    assert values["kinds"]["churn"]["count"] > 0
+    assert set(values["samples"][0]["facts"]) == {"client"}
+    out, _ = run("churn.py", "--seconds", "1", "--address", "127.0.0.1:1", status=1)
+    assert "FAILED: client" in out
+    assert "127.0.0.1:1" in out
+
+
+def test_soak_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(LOAD / "parties.py"), "--address", address_with_echo, "--service", "there"]
+    with subprocess.Popen(command, env=script_environment()) as service:
+        try:
+            _, _, values = run_json(tmp_path, "soak.py", "--seconds", "2", "--address", address_with_echo, "--service", "there")
+        finally:
+            service.terminate()
+    assert all(kind["count"] > 0 for kind in values["kinds"].values())
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+class Running:
+    """A script of load/ that is in the middle of its work, and its processes."""
+
+    def __init__(self, script: str) -> None:
+        command = [sys.executable, str(LOAD / script), *LONG[script]]
+        self.process = subprocess.Popen(
+            command,
+            env=script_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Whoever runs the tests in the background has it ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        line = b""
+        with gevent.Timeout(DEADLINE):
+            while b" | " not in line:
+                line = self.process.stderr.readline()
+                assert line, "the script has ended"
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+        assert len(self.children) == 3
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end of all processes, within some seconds; the exit status and what was said on standard output."""
+        with gevent.Timeout(20):
+            out = self.process.communicate()[0].decode()
+        assert wait_until(lambda: not any(child.is_running() for child in self.children), 5.0), self.children
+        return self.process.returncode, out
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[str], Running]]:
+    started: list[Running] = []
+
+    def start(script: str) -> Running:
+        started.append(Running(script))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.communicate()
+
+
+@pytest.mark.parametrize(("script", "number"), [*((script, signal.SIGINT) for script in LONG), ("churn.py", signal.SIGTERM)])
+def test_a_signal_ends_it_with_a_summary(script: str, number: signal.Signals, running: Callable[[str], Running]) -> None:
+    one = running(script)
+    one.process.send_signal(number)
+    status, out = one.end()
+    assert status == 128 + number, out
+    assert "interrupted: this is what was done until then" in out
+    assert "failed operations" in out or "nodes that did not come back, storm 1" in out
+
+
+def test_killed_it_leaves_no_process(running: Callable[[str], Running]) -> None:
+    one = running("churn.py")
+    one.process.kill()
+    status, _ = one.end()
+    assert status == -signal.SIGKILL
+
+
+def test_a_process_that_dies_fails_the_run(running: Callable[[str], Running]) -> None:
+    one = running("churn.py")
+    service = next(child for child in one.children if child.cmdline()[-1] == "service")
+    os.kill(service.pid, signal.SIGKILL)
+    status, out = one.end()
+    assert status == 1
+    assert "FAILED: service" in out
+
+
+@pytest.mark.parametrize("main", [churn.main, soak.main])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seconds 0", "not above 0"),
+        ("--seconds 5 --minutes 1", "not allowed with"),
+        ("--at-once x", "invalid"),
+        ("--address nowhere", "not HOST:PORT"),
+        ("--bound cpu=1", "not one of memory, heap"),
+        ("--bound heap=1,2,3", "not WHAT=SLACK"),
+        ("--json /nowhere/file", "cannot be written"),
+        ("more", "unrecognized"),
+    ],
+)
+def test_wrong_arguments(main: Callable[[list[str]], int], arguments: str, message: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [("--storms 0", "not above 0"), ("--clients 3 --processes 4", "3 clients cannot fill 4"), ("--down -1", "not above 0")],
+)
+def test_wrong_arguments_of_storm(arguments: str, message: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        storm.main(arguments.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help() -> None:
+    for script in LONG:
+        out, _ = run(script, "--help")
+        assert "--json FILE" in out
+
+
+# --- finding what is wrong --------------------------------------------------------------------
+
+# The script with processes that have been tampered with.
+TAMPERED = """
+import os, sys
+sys.path.insert(0, {load!r})
+import gevent, gevent.event, endurance, {script}, {parties} as parties, traffic
+from traffic import Service, Way
+{tampering}
+if "--child" in sys.argv:
+    tamper()
+    parties.main()
+else:
+    # What leaks does not come back, however long one waits.
+    endurance.GOING_BACK = 0.5
+    sys.exit({script}.main(sys.argv[1:], script=__file__))
+"""
+
+
+def tampered(tmp_path: Path, script: str, tampering: str) -> tuple[str, dict[str, Any]]:
+    """A short run that has to fail."""
+    file = tmp_path / "tampered.py"
+    parties = "crowd" if script == "storm" else "parties"
+    file.write_text(TAMPERED.format(load=str(LOAD), script=script, parties=parties, tampering=tampering))
+    out, _, values = run_json(tmp_path, file, *SHORT[f"{script}.py"], status=1)
+    return out, values
+
+
+LEAKS = """
+def tamper():
+    kept, echo, dial, turn = [], Service.echo, Way.dial_plain, [0]
+
+    def leak(self, stream, address=None):
+        turn[0] += 1
+        kept.append(bytes(2000))
+        kept.extend(str(number) for number in range(1000, 1003))
+        if turn[0] % 100 == 0:
+            kept.append(os.dup(0))
+            kept.append(gevent.spawn(gevent.event.Event().wait))
+        echo(self, stream, address)
+
+    def dial_and_keep(self):
+        turn[0] += 1
+        if turn[0] % 100 == 0:
+            kept.append(dial(self))
+        return dial(self)
+
+    Service.echo, Way.dial_plain = leak, dial_and_keep
+"""
+
+
+def test_leaks_are_found(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "churn", LEAKS)
+    failed = {check["name"] for check in values["checks"] if not check["holds"]}
+    assert {f"growth of {what}, service" for what in ("heap", "blocks", "descriptors", "greenlets", "streams")} <= failed
+    assert {f"{what} at the end, service" for what in ("descriptors", "greenlets")} <= failed
+    assert {"growth of streams, client", "streams at the end, client"} <= failed
+    # The router has nothing to do with it.
+    assert not any("router" in name for name in failed)
+    assert "FAILED: growth of heap, service is " in out
+
+
+ONE_DESCRIPTOR = """
+def tamper():
+    echo, turn = Service.echo, [0]
+
+    def leak(self, stream, address=None):
+        turn[0] += 1
+        if turn[0] == 100:
+            os.dup(0)
+        echo(self, stream, address)
+
+    Service.echo = leak
+"""
+
+
+def test_one_descriptor_is_found(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "churn", ONE_DESCRIPTOR)
+    assert "FAILED: descriptors at the end, service is " in out
+    assert sum(not check["holds"] for check in values["checks"]) <= 2
+
+
+WRONG_BYTES = """
+def tamper():
+    right, turn = traffic.pattern, [0]
+
+    def pattern(position, size):
+        turn[0] += 1
+        data = right(position, size)
+        # Not before the warm-up is over: it ends a run by itself.
+        return bytes([data[0] ^ 1]) + data[1:] if "service" in sys.argv and turn[0] > 1000 and turn[0] % 100 == 0 else data
+
+    traffic.pattern = pattern
+"""
+
+
+def test_a_wrong_byte_is_found(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "soak", WRONG_BYTES)
+    checks = {check["name"]: check["value"] for check in values["checks"]}
+    assert checks["failed operations"] >= checks["wrong answers"] > 0
+    # Those that the service has compared with wrong ones.
+    assert checks["errors that the service met"] > 0
+    assert "WrongAnswerError: byte " in out
+
+
+LEAKING_REJOINS = """
+def tamper():
+    from astranet_gevent.joining import Peering
+    kept, stay = [], Peering._stay
+
+    def keep(self, link):
+        kept.append(link)
+        kept.append([object() for _ in range(500)])
+        stay(self, link)
+
+    Peering._stay = keep
+"""
+
+
+def test_what_a_storm_leaves_is_found(tmp_path: Path) -> None:
+    out, _ = tampered(tmp_path, "storm", LEAKING_REJOINS)
+    assert "FAILED: growth of blocks, nodes 1 is " in out
+
+
+# --- judging growth ---------------------------------------------------------------------------
+
+
+def samples_of(value: Callable[[int], float], count: int = 36) -> list[Sample]:
+    """Of one process, with one fact that is a function of the number of the sample; 10,000 operations between two of them."""
+    flat: Facts = dict.fromkeys(BOUNDS, 0.0)
+    return [Sample(float(number), 10_000 * number, {"one": {**flat, "heap": value(number)}}) for number in range(count)]
+
+
+def judge(value: Callable[[int], float], bound: Bound, count: int = 36) -> Check:
+    (check,) = growth_checks(samples_of(value, count), {"heap": bound})
+    return check
+
+
+def test_a_kilobyte_for_a_thousand_operations_is_found() -> None:
+    bound = BOUNDS["heap"]
+    # Between the thirds lie 18 samples, which is 180,000 operations.
+    check = judge(lambda number: 1000.0 * 10 * number, bound)
+    assert check.value == 180_000
+    assert check.limit == bound.slack + 180 * bound.rate
+    assert not check.holds
+    assert judge(lambda number: 200.0 * 10 * number, bound).holds
+
+
+def test_one_more_of_what_must_not_grow_is_found() -> None:
+    assert not judge(lambda number: 9.0 + (number > 20), Bound(0)).holds
+    assert judge(lambda number: 9.0, Bound(0)).holds
+    # Less is no growth, what comes and goes is none, what comes in the warm-up is none.
+    assert judge(lambda number: 9.0 - (number > 20), Bound(0)).holds
+    assert judge(lambda number: 9.0 + (number % 4 == 0), Bound(0)).holds
+    assert judge(lambda number: 9.0 + (number > 8), Bound(0)).holds
+
+
+def test_few_samples_are_not_judged() -> None:
+    assert list(growth_checks(samples_of(float, 6), BOUNDS)) == []
+    assert len(list(growth_checks(samples_of(float, 7), BOUNDS))) == len(BOUNDS)
