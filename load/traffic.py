@@ -29,7 +29,7 @@ from astranet_gevent.http import HTTPConnection
 #: Seconds that one operation may take, on a machine that is busy with others too. What takes longer hangs.
 OPERATION_LIMIT = 30.0
 # Of them for opening a stream: when the service dies, what is under way is to end soon.
-DIAL_LIMIT = 10.0
+DIAL_LIMIT = 5.0
 # The service waits longer than any client: that it gives up means that a client has left without a word.
 SERVICE_PATIENCE = 2 * OPERATION_LIMIT
 
@@ -521,3 +521,6 @@ LOADS: dict[str, dict[Kind, int]] = {
         http: 2,
     },
 }
+
+#: One small exchange, of each load.
+SMALLEST: dict[str, Kind] = {"churn": churn, "soak": short}
