@@ -40,7 +40,8 @@ class FastHttpReader(MeshFastHttpUser):
 
     @task
     def page(self) -> None:
-        self.client.get("/page")
+        # Under a name of its own, so that the two clients can be compared.
+        self.client.get("/page", name="/page (geventhttpclient)")
 
 
 class Talker(MeshStreamUser):
