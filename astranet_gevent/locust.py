@@ -3,7 +3,8 @@
     from astranet_gevent.locust import MeshHttpUser, MeshStreamUser
 
 Importing this module gives locust the options ``--mesh-join`` and ``--mesh-env`` (or ASTRANET_JOIN, ASTRANET_ENV). Each process has one
-node, made when the first user needs it: with ``--processes`` and on workers every process has its own. Needs the extra ``locust``.
+node, made when the first user needs it: with ``--processes`` and on workers every process has its own. Options that a worker is given go
+before those of its master. Needs the extra ``locust``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from locust import FastHttpUser, HttpUser, User, events
 from locust.argument_parser import LocustArgumentParser
 from locust.exception import RescheduleTask, StopTest
+from locust.runners import WorkerRunner
 
 from astranet_gevent import AstraNet, AstraNetError, ConfigError, Stream
 
@@ -43,14 +45,31 @@ def _add_options(parser: LocustArgumentParser) -> None:
 events.init_command_line_parser.add_listener(_add_options)  # type: ignore[no-untyped-call]
 
 
+# What this process itself was given. A worker's options are replaced by those of its master when a run starts, also by ones that are empty.
+_own_options: dict[str, str] = {}
+
+
+def _note_options(environment: Any, **_: Any) -> None:
+    for name in ("mesh_join", "mesh_env"):
+        _own_options[name] = getattr(environment.parsed_options, name, "")
+
+
+events.init.add_listener(_note_options)  # type: ignore[no-untyped-call]
+
+
+def _option(environment: Any, name: str) -> str:
+    # Elsewhere they are replaced by what was entered in the web page.
+    own = _own_options.get(name) if isinstance(environment.runner, WorkerRunner) else ""
+    return own or str(getattr(environment.parsed_options, name, ""))
+
+
 def _patch_of(environment: Any) -> Patch:
     """The patch of this process, with a node as the options say. Raises StopTest with the reason when there can be none."""
-    options = environment.parsed_options
     config: dict[str, Any] = {}
-    if getattr(options, "mesh_join", ""):
-        config["join"] = [part.strip() for part in options.mesh_join.split(",") if part.strip()]
-    if getattr(options, "mesh_env", ""):
-        config["env"] = tuple(options.mesh_env.split("."))
+    if join := _option(environment, "mesh_join"):
+        config["join"] = [part.strip() for part in join.split(",") if part.strip()]
+    if env := _option(environment, "mesh_env"):
+        config["env"] = tuple(env.split("."))
     try:
         return apply_from_environ(config=config)
     except (ConfigError, OSError) as error:

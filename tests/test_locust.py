@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from conftest import wait_until
 from gevent import subprocess
 from integration.tools import check_script, echo_one, free_port, script_environment
 
@@ -164,6 +168,93 @@ def test_mesh_users(processes: str, site: Site, tmp_path: Path) -> None:
     assert len({node for node, _ in site.seen}) == int(processes)
 
 
+@contextlib.contextmanager
+def locust_process(folder: Path, *options: str) -> Iterator[Any]:
+    """A process of locust that runs beside others; what it says goes into a file of the folder."""
+    with open(folder / "said", "ab") as said:
+        command = [sys.executable, "-m", "locust", "-f", str(folder / "locustfile.py"), *options]
+        process = subprocess.Popen(command, env=script_environment(), cwd=folder, stdout=said, stderr=said)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("who", ["master", "workers"])
+def test_a_master_and_workers(who: str, site: Site, tmp_path: Path) -> None:
+    """The node to join is said to the master, which tells its workers, or to the workers alone."""
+    (tmp_path / "locustfile.py").write_text(MESH_USERS)
+    port = str(free_port())
+    join = ("--mesh-join", site.address)
+    worker = ("--worker", "--master-host", "127.0.0.1", "--master-port", port, *(join if who == "workers" else ()))
+    # Locust counts --run-time of a master from when its workers are there.
+    master = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2", "--headless")
+    load = ("--users", "8", "--spawn-rate", "8", "--run-time", "3s", *JSON, *(join if who == "master" else ()))
+    with (
+        locust_process(tmp_path, *master, *load) as one,
+        locust_process(tmp_path, *worker) as two,
+        locust_process(tmp_path, *worker) as three,
+        gevent.Timeout(50),
+    ):
+        statuses = [process.wait() for process in (one, two, three)]
+    assert statuses == [0, 0, 0], (tmp_path / "said").read_text()
+    rows = read_rows(tmp_path)
+    assert set(rows) == {"/plain", "/fast", "echo: open", "hundred", "echo: exchange"}
+    for row in rows.values():
+        assert row["num_requests"] > 0
+        assert row["num_failures"] == 0
+    assert len({node for node, _ in site.seen}) == 2
+
+
+def ask_page(port: int, path: str, **form: Any) -> str:
+    """What locust's web page answers; with a form it is a POST. Asked in a thread: the mesh of this process is to go on."""
+    data = urllib.parse.urlencode(form).encode() if form else None
+    answer = gevent.get_hub().threadpool.apply(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, 5).read())
+    return answer.decode()
+
+
+def ask_until(condition: Callable[[Any], bool], port: int, path: str) -> Any:
+    """Ask until the answer, which is JSON, is as it should be. Locust answers anew every other second."""
+    answer: Any = None
+
+    def holds() -> bool:
+        nonlocal answer
+        answer = json.loads(ask_page(port, path))
+        return condition(answer)
+
+    assert wait_until(holds, 20), answer
+    return answer
+
+
+def test_the_web_page(site: Site, tmp_path: Path) -> None:
+    """Users that are started and stopped from the page."""
+    (tmp_path / "locustfile.py").write_text(MESH_USERS)
+    port = free_port()
+    with locust_process(tmp_path, "--web-host", "127.0.0.1", "--web-port", str(port), "--mesh-join", site.address) as process:
+
+        def is_there() -> bool:
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            try:
+                return "<title>Locust" in ask_page(port, "/")
+            except OSError:
+                return False
+
+        assert wait_until(is_there, 20), (tmp_path / "said").read_text()
+        assert json.loads(ask_page(port, "/swarm", user_count=6, spawn_rate=6))["success"] is True
+        names = {"/plain", "/fast", "echo: open", "hundred", "echo: exchange", "Aggregated"}
+        stats = ask_until(lambda stats: {row["name"] for row in stats["stats"]} == names, port, "/stats/requests")
+        assert all(row["num_requests"] > 0 and row["num_failures"] == 0 for row in stats["stats"]), stats
+        assert stats["user_count"] == 6
+        assert stats["errors"] == []
+        assert json.loads(ask_page(port, "/stop", now="yes"))["success"] is True
+        ask_until(lambda stats: stats["state"] == "stopped" and stats["user_count"] == 0, port, "/stats/requests")
+        process.terminate()
+        with gevent.Timeout(10):
+            assert process.wait() == 0, (tmp_path / "said").read_text()
+    assert {path for _, path in site.seen} == {"/plain", "/fast"}
+
+
 def test_what_fails_is_counted(site: Site, tmp_path: Path) -> None:
     source = MESH_USERS.replace('service = "echo"', 'service = "nobody"\n    timeout = 0.2')
     said = run_locust(tmp_path, source, "--mesh-join", site.address, "Talker", status=1)
@@ -205,7 +296,7 @@ def test_the_ready_made_scenario(tmp_path: Path) -> None:
         "--users",
         "30",
         "--run-time",
-        "3s",
+        "5s",
         "--only-summary",
         "--output",
         str(tmp_path),
@@ -214,7 +305,7 @@ def test_the_ready_made_scenario(tmp_path: Path) -> None:
         done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_rows(tmp_path)
-    assert {"/page", "echo: open", "echo: 64 B"} <= set(rows)
+    assert {"/page", "/page (geventhttpclient)", "echo: open", "echo: 64 B"} <= set(rows)
     assert sum(row["num_failures"] for row in rows.values()) == 0
     assert "<html" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "report_stats.csv").read_text().startswith("Type,Name,Request Count")
