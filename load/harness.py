@@ -303,6 +303,10 @@ class Pair:
         finally:
             self._stop()
 
+    def cpu_seconds(self) -> float:
+        """Of all its processes so far."""
+        return sum(child.cpu_seconds() for child in self._children)
+
     def _account(self) -> None:
         seconds = time.monotonic() - self._start
         spent = [child.cpu_seconds() - before for child, before in zip(self._children, self._cpu, strict=True)]

@@ -10,12 +10,19 @@ cdef class FrameBuffer:
     cdef Py_ssize_t _end
     cdef bytearray _slab
     cdef object _view
+    cdef bint _is_lent
+    cdef object _spare
+    cdef list _lent
     cdef public object error
 
     # What a header says of its payload is a u32: Py_ssize_t would not hold it everywhere.
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, first=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long",
                    max_payload="long long", frames=list)
     cpdef list decode(self, Py_ssize_t count)
+
+    cdef _lend(self, Py_ssize_t start, Py_ssize_t stop)
+
+    cdef _find_spare(self)
 
     @cython.locals(left=Py_ssize_t)
     cdef _compact(self, Py_ssize_t position)

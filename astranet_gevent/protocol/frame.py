@@ -8,7 +8,8 @@ apart on the path of a DATA frame.
 from __future__ import annotations
 
 import struct
-from typing import Final
+import sys
+from typing import Any, Final
 
 from ..errors import RemoteProtocolError
 
@@ -19,6 +20,7 @@ __all__ = [
     "FrameBuffer",
     "address_key",
     "encode_frame",
+    "encode_header",
     "encode_u32",
     "reverse_key",
     "split_key",
@@ -65,8 +67,23 @@ MAX_PAYLOAD: Final = 65536
 # Small enough that a slab's worth of frames is parsed in about a millisecond, large enough for four full frames.
 SLAB_SIZE: Final = 4 * (MAX_PAYLOAD + HEADER_SIZE)
 
-# Below this a payload counts as small when a batch of frames is cut.
-_SMALL_PAYLOAD: Final = 4096
+# Payloads of DATA frames from this size on are lent: views of the slab instead of copies of it. A copy of 4 KiB costs what a view does.
+_LENT_PAYLOAD: Final = 4096
+
+# Slabs of one link whose payloads are held at the same time. Beyond that payloads are copied: one byte of a reader that does not read would
+# hold a slab.
+_MAX_SLABS: Final = 8
+
+_count_references = getattr(sys, "getrefcount", None)
+
+
+def _count_when_unused() -> int:
+    """What the reference count of a slab is when only a list holds it; -1 without reference counts, and then nothing is lent."""
+    slabs = [bytearray(1)]
+    return _count_references(slabs[0]) if _count_references is not None else -1
+
+
+_UNUSED: Final = _count_when_unused()
 
 _HEADER = struct.Struct(">B24sI")
 _KEY = struct.Struct(">QQII")
@@ -77,7 +94,8 @@ _pack_header = _HEADER.pack
 encode_u32 = _U32.pack
 decode_u32 = _U32.unpack
 
-Frame = tuple[int, bytes, bytes]
+# Command, key, payload. Large payloads of DATA are views.
+Frame = tuple[int, bytes, Any]
 
 
 def address_key(remote: int, local: int, rport: int, lport: int) -> bytes:
@@ -95,6 +113,11 @@ def reverse_key(key: bytes) -> bytes:
     return key[8:16] + key[:8] + key[20:] + key[16:20]
 
 
+def encode_header(command: int, key: bytes, size: int) -> bytes:
+    """What stands before a payload of ``size`` bytes."""
+    return _pack_header(command, key, size)
+
+
 def encode_frame(command: int, key: bytes, payload: bytes = b"") -> bytes:
     """One frame as bytes."""
     return _pack_header(command, key, len(payload)) + payload
@@ -106,9 +129,11 @@ class FrameBuffer:
     ``writable()`` is where to read into; ``decode(count)`` takes what was read and returns the frames that are complete. At most
     SLAB_SIZE bytes wait here, less than one frame of them after ``decode``. A payload over ``max_payload`` sets ``error`` as soon as its
     header is in; the frames before it are returned all the same.
+
+    Large payloads of DATA frames are memoryviews of a slab, which is not written to again before the last of its views is gone.
     """
 
-    __slots__ = ("_end", "_max_payload", "_slab", "_start", "_view", "error")
+    __slots__ = ("_end", "_is_lent", "_lent", "_max_payload", "_slab", "_spare", "_start", "_view", "error")
 
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
         self._max_payload = max_payload
@@ -116,6 +141,10 @@ class FrameBuffer:
         self._view = memoryview(self._slab)
         self._start = 0
         self._end = 0
+        # Whether views of the slab have been given away; the slab that then takes its place; those that others may still hold views of.
+        self._is_lent = False
+        self._spare: bytearray | None = None
+        self._lent: list[bytearray] = []
         self.error: RemoteProtocolError | None = None
 
     @property
@@ -136,17 +165,19 @@ class FrameBuffer:
         end = self._end + count
         if not self._start and end >= HEADER_SIZE:
             command, key, size = unpack(view)
-            if size == end - HEADER_SIZE and size <= max_payload:
-                # Exactly one frame, as when somebody waits for the answer to what was sent.
+            if size == end - HEADER_SIZE and size < _LENT_PAYLOAD and size <= max_payload:
+                # Exactly one small frame, as when somebody waits for the answer to what was sent.
                 self._end = 0
                 return [(command, key, bytes(view[HEADER_SIZE:end]))]
         self._end = end
         position = first = self._start
-        if end - position >= HEADER_SIZE and unpack(view, position)[2] < _SMALL_PAYLOAD:
+        if end - position >= HEADER_SIZE and unpack(view, position)[2] < _LENT_PAYLOAD:
             # Small frames: one copy of all of them, then slices of bytes, which cost a fifth of a copy from a view each (60 ns, 300 ns).
             view = bytes(view[position:end])
             end -= position
             position = 0
+        else:
+            first = 0
         frames: list[Frame] = []
         append = frames.append
         while end - position >= HEADER_SIZE:
@@ -158,21 +189,54 @@ class FrameBuffer:
                 break
             if stop > end:
                 break
-            append((command, key, bytes(view[body:stop]) if size else b""))
+            if size >= _LENT_PAYLOAD and command == Command.DATA:
+                append((command, key, self._lend(first + body, first + stop)))
+            else:
+                append((command, key, bytes(view[body:stop]) if size else b""))
             position = stop
-        self._compact(position if view is self._view else first + position)
+        self._compact(first + position)
         return frames
+
+    def _lend(self, start: int, stop: int) -> bytes | memoryview:
+        """A payload as a view of the slab, or a copy when there are too many views about."""
+        if self._spare is None:
+            self._spare = self._find_spare()
+        if self._spare is None:
+            return bytes(self._view[start:stop])
+        self._is_lent = True
+        # Of the slab itself, not of the one view that is used to read: only then does its reference count tell.
+        return memoryview(self._slab)[start:stop]
+
+    def _find_spare(self) -> bytearray | None:
+        """A slab to go on with once this one has been lent: one that came back, else a new one, else none."""
+        lent = self._lent
+        for index in range(len(lent)):
+            if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
+                return lent.pop(index)
+        return bytearray(SLAB_SIZE) if len(lent) < _MAX_SLABS and _UNUSED >= 0 else None
+
+    def trim(self) -> None:
+        """Free the slabs that came back. To be called now and then: a link that was busy once needs them no more."""
+        lent = self._lent
+        for index in range(len(lent) - 1, -1, -1):
+            if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
+                del lent[index]
 
     def _compact(self, position: int) -> None:
         left = self._end - position
-        if not left:
-            self._start = self._end = 0
-        elif len(self._slab) - position < self._max_payload + HEADER_SIZE:
-            # The frame that has begun may not fit behind where it stands: move its bytes to the front.
-            self._slab[:left] = self._slab[position : self._end]
-            self._start, self._end = 0, left
-        else:
+        if left and len(self._slab) - position >= self._max_payload + HEADER_SIZE:
             self._start = position
+            return
+        # The frame that has begun may not fit behind where it stands: its bytes go to the front.
+        rest = self._view[position : self._end]
+        spare = self._spare
+        if self._is_lent and spare is not None:
+            self._lent.append(self._slab)
+            self._slab, self._view = spare, memoryview(spare)
+            self._is_lent, self._spare = False, None
+        if left:
+            self._view[:left] = rest
+        self._start, self._end = 0, left
 
     def _refuse(self, command: int, size: int) -> None:
         name = COMMAND_NAMES.get(command, str(command))

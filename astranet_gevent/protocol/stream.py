@@ -207,11 +207,27 @@ class StreamCore:
 
     def take_into(self, target: memoryview) -> int:
         """Fill ``target`` from the buffer, each byte copied once; the number of bytes, removed from the buffer."""
-        filled, size = 0, len(target)
-        while filled < size and self.buffered:
-            part = self._pop_payload(size - filled)
-            target[filled : filled + len(part)] = part
-            filled += len(part)
+        size = len(target)
+        held = self.received
+        filled = 0
+        if type(held) is deque:
+            # Whole payloads, as long as they fit.
+            while held:
+                payload = held[0]
+                stop = filled + len(payload)
+                if stop > size:
+                    break
+                target[filled:stop] = payload
+                filled = stop
+                del held[0]
+            self.buffered -= filled
+            if not held:
+                self.received = None
+        if filled < size and self.buffered:
+            payload = self._pop_payload(size - filled)
+            stop = filled + len(payload)
+            target[filled:stop] = payload
+            filled = stop
         return filled
 
     def peek(self, limit: int) -> bytes:

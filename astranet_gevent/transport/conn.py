@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from gevent import getcurrent
@@ -18,12 +19,16 @@ from gevent.hub import Hub
 from ..config import Config
 from ..errors import ConfigError
 
-__all__ = ["Buffer", "Conn", "FileConn", "SocketConn", "SocketLikeConn", "wrap_conn"]
+__all__ = ["BATCH_BYTES", "Buffer", "Conn", "FileConn", "SocketConn", "SocketLikeConn", "wrap_conn"]
 
 Buffer = bytes | memoryview
 
-# Up to this many bytes, joining the parts and sending once is cheaper than sendmsg (64 small parts: 4 us against 11 us).
+# Up to this many bytes, or with parts that are smaller than this on average, joining them and sending once is cheaper than sendmsg (64
+# small parts: 4 us against 11 us).
 _JOIN_LIMIT: Final = 65536
+_JOIN_PART: Final = 1024
+# Bytes of large frames that are sent in one go: a system call per 256 KiB costs 1 % of the time that sending them takes.
+BATCH_BYTES: Final = 256 * 1024
 # Smallest IOV_MAX of the platforms that gevent runs on.
 _MAX_PARTS: Final = 512
 
@@ -31,6 +36,22 @@ _MAX_PARTS: Final = 512
 _TCP_INFO_PROBES: Final = 3
 _TCP_INFO_UNACKED: Final = 24
 _TCP_INFO_LAST_ACK: Final = 56
+_TCP_INFO_BYTES_ACKED: Final = 120
+_TCP_INFO_BUSY_TIME: Final = 168
+_TCP_INFO_SIZE: Final = 176
+
+# Bytes that may wait in the system, not sent yet, and in the batch before it: as many as the path takes in this time, for what waits there
+# cannot be overtaken. Over 100 MB/s this takes a ping beside bulk from 37 to 3 ms; with 16 KiB for every path, bulk on loopback is a sixth
+# slower.
+_UNSENT_TIME: Final = 1e-3
+_MIN_UNSENT: Final = 64 * 1024
+_MAX_UNSENT: Final = 1024 * 1024
+
+# Seconds between two looks at how fast the path is.
+_LOOK_INTERVAL: Final = 0.1
+
+# Linux's number: Python has no name for it.
+_TCP_NOTSENT_LOWAT: Final = 25
 
 
 class Conn(Protocol):
@@ -44,6 +65,9 @@ class Conn(Protocol):
     #: Set by the link. A Conn that ``calls_after_read`` calls it in the hub when the reader waits again: those who got data run then.
     after_read: Callable[[], None] | None
     calls_after_read: bool
+
+    #: Bytes to send in one go at most; more on a fast path, so that what is urgent does not wait long behind it.
+    batch_bytes: int
 
     def recv_into(self, view: memoryview) -> int:
         """Wait for bytes and read some; 0 at the end. Raises OSError."""
@@ -94,6 +118,10 @@ class SocketConn:
         self._reader: Any = None
         self._watching = False
         self.after_read: Callable[[], None] | None = None
+        self.batch_bytes = BATCH_BYTES
+        self._look_due = 0.0
+        # What the system had counted at the last look: bytes acknowledged, microseconds during which there was something to send.
+        self._acked = self._busy_time = 0
 
     def recv_into(self, view: memoryview) -> int:
         while True:
@@ -122,10 +150,10 @@ class SocketConn:
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         if len(parts) == 1:
             data = parts[0]
-        elif sum(map(len, parts)) <= _JOIN_LIMIT:
-            data = b"".join(parts)
-        else:
+        elif sum(map(len, parts)) > max(_JOIN_LIMIT, _JOIN_PART * len(parts)):
             return self._try_send_parts(parts)
+        else:
+            data = b"".join(parts)
         try:
             sent = self._raw.send(data)
         except BlockingIOError:
@@ -133,13 +161,18 @@ class SocketConn:
         return () if sent == len(data) else (memoryview(data)[sent:],)
 
     def _try_send_parts(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        if self._is_tcp and monotonic() >= self._look_due:
+            self._suit_path()
         first = 0
         while first < len(parts):
-            some = parts[first : first + _MAX_PARTS]
+            some = parts[first : first + _MAX_PARTS] if first or len(parts) > _MAX_PARTS else parts
             try:
                 sent = self._raw.sendmsg(some)
             except BlockingIOError:
                 return parts[first:]
+            if sent == sum(map(len, some)):
+                first += len(some)
+                continue
             for part in some:
                 if sent < len(part):
                     return [memoryview(part)[sent:], *parts[first + 1 :]]
@@ -152,6 +185,32 @@ class SocketConn:
         while left:
             self._hub.wait(self._write_watcher)
             left = self.try_send(left)
+
+    def _suit_path(self) -> None:
+        """Have less wait in the system the slower the path is."""
+        self._look_due = monotonic() + _LOOK_INTERVAL
+        info = self._tcp_info(_TCP_INFO_SIZE)
+        if len(info) < _TCP_INFO_SIZE:
+            return
+        (acked,) = struct.unpack_from("=Q", info, _TCP_INFO_BYTES_ACKED)
+        (busy,) = struct.unpack_from("=Q", info, _TCP_INFO_BUSY_TIME)
+        # Not the system's own estimate of the rate, which is that of its bursts.
+        sent, self._acked = acked - self._acked, acked
+        microseconds, self._busy_time = busy - self._busy_time, busy
+        if sent and microseconds:
+            unsent = max(_MIN_UNSENT, min(int(sent / microseconds * 1e6 * _UNSENT_TIME), _MAX_UNSENT))
+            self.batch_bytes = min(unsent, BATCH_BYTES)
+            with contextlib.suppress(OSError):
+                self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
+
+    def _tcp_info(self, size: int) -> bytes:
+        """Linux's struct tcp_info, up to ``size`` bytes of it; empty elsewhere."""
+        if sys.platform != "linux":
+            return b""
+        try:
+            return self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+        except OSError:
+            return b""
 
     def finish(self) -> bool:
         try:
@@ -172,12 +231,9 @@ class SocketConn:
         self._raw.close()
 
     def unanswered_for(self) -> float:
-        if not self._is_tcp or sys.platform != "linux":
+        if not self._is_tcp:
             return 0.0
-        try:
-            info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
-        except OSError:
-            return 0.0
+        info = self._tcp_info(_TCP_INFO_LAST_ACK + 4)
         if len(info) < _TCP_INFO_LAST_ACK + 4:
             return 0.0
         (unacknowledged,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
@@ -189,6 +245,7 @@ class SocketLikeConn:
     """Anything with ``recv_into``, ``sendall`` and ``close`` that waits cooperatively: a TLS socket, a stream of another mesh."""
 
     calls_after_read = False
+    batch_bytes = BATCH_BYTES
 
     def __init__(self, sock: Any) -> None:
         self.remote_address, self.local_address = _addresses(sock)
@@ -223,6 +280,7 @@ class FileConn:
     """A reading and a writing file-like object (may be one): cooperative ones, such as gevent's FileObject over pipes."""
 
     calls_after_read = False
+    batch_bytes = BATCH_BYTES
 
     def __init__(self, reader: Any, writer: Any) -> None:
         self.remote_address = self.local_address = ""

@@ -27,6 +27,8 @@ cdef class Link(Outlet):
     cdef FrameBuffer _buffer
     cdef object _cancelled
     cdef WindowBudget _budget
+    cdef public double round_trip
+    cdef double _ping_sent
     cdef object _ready
     cdef bint _discarding
     cdef bint _suspected

@@ -10,7 +10,7 @@ from typing import Final
 import gevent
 from gevent.event import Event
 
-from .conn import Buffer
+from .conn import BATCH_BYTES, Buffer
 
 __all__ = ["MemoryConn", "MemoryPipe", "memory_pair"]
 
@@ -80,6 +80,7 @@ class MemoryConn:
     """One end of two pipes. A Conn."""
 
     calls_after_read = False
+    batch_bytes = BATCH_BYTES
 
     def __init__(self, incoming: MemoryPipe, outgoing: MemoryPipe) -> None:
         self.remote_address = self.local_address = ""

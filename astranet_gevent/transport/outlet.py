@@ -151,7 +151,7 @@ class Outlet:
             queue.clear()
             return False
         try:
-            leftover = self._conn.try_send(queue.take())
+            leftover = self._conn.try_send(queue.take(self._conn.batch_bytes))
         except OSError as error:
             self._sending_failed(error)
             return False
@@ -215,6 +215,8 @@ class Outlet:
                     self.core.note_sent(monotonic())
                 except OSError as error:
                     self._sending_failed(error)
+                # The caller's own buffers: held here, they would stay until the next batch has to wait.
+                del leftover
                 self._writing = False
                 if not self.flush_scheduled:
                     self.schedule_flush()

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..address import format_node_id
 from ..config import Config
-from ..protocol.frame import Command, address_key, encode_frame, reverse_key
+from ..protocol.frame import HEADER_SIZE, Command, address_key, encode_frame, encode_header, reverse_key
 from .link import Link
 from .path import ResetCode, encode_reset
 from .send_queue import SMALL_FRAME, TurnSource
@@ -114,16 +114,17 @@ class Relay:
                 return
         self.frames += 1
         target = pair.target
-        frame = encode_frame(command, key, payload)
         if command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
-            self._forward_control(pair, command, frame)
+            self._forward_control(pair, command, encode_frame(command, key, payload))
             return
         if key in pair.overrun:
             return
-        if not pair.pending and len(frame) <= SMALL_FRAME and target.queue.small_room:
-            target.queue.push_small(frame)
-        elif self._has_room(pair, len(frame)):
-            target.queue.push_turn(pair, (frame,))
+        size = HEADER_SIZE + len(payload)
+        if not pair.pending and size <= SMALL_FRAME and target.queue.small_room:
+            target.queue.push_small(encode_frame(command, key, payload))
+        elif self._has_room(pair, size):
+            # The payload goes on as it was read, without a copy.
+            target.queue.push_turn(pair, (encode_header(command, key, len(payload)), payload))
             pair.on_queued()
         else:
             self._reset_stream(pair, key)

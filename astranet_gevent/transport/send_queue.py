@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from .conn import Buffer
+from .conn import BATCH_BYTES, Buffer
 
-__all__ = ["SMALL_FRAME", "SendQueue", "TurnSource"]
+__all__ = ["SMALL_FRAME", "UNJOINED_PAYLOAD", "SendQueue", "TurnSource"]
 
 # Data frames up to this size travel in the shared lane. 16 KiB takes 0.2 ms at 100 MB/s; copying it costs 1 us.
 SMALL_FRAME: Final = 16 * 1024
 
+# Payloads of the shared lane from this size on are not copied behind their header: another part costs less than two copies of so much.
+UNJOINED_PAYLOAD: Final = 4096
+
 # One turn. Sources with frames of 64 KiB take one of them.
 _TURN_BYTES: Final = 16 * 1024
-
-# Bytes of turns per batch: a system call per 256 KiB costs 1 % of the time that sending them takes.
-_BATCH_BYTES: Final = 256 * 1024
 
 Parts = tuple[Buffer, ...]
 
@@ -50,7 +50,7 @@ class SendQueue:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._control: list[bytes] = []
-        self._small: list[bytes] = []
+        self._small: list[Buffer] = []
         self._turns: deque[TurnSource] = deque()
         self.small_bytes = 0
         self.turn_bytes = 0
@@ -100,12 +100,18 @@ class SendQueue:
         self._small.append(frame)
         self.small_bytes += len(frame)
 
+    def push_small_parts(self, header: bytes, payload: bytes) -> None:
+        """As ``push_small``, for a frame in two parts."""
+        self._small += (header, payload)
+        self.small_bytes += len(header) + len(payload)
+
     def push_turn(self, source: TurnSource, parts: Parts) -> None:
         """Queue a frame behind what its source has waiting."""
-        if not source.pending:
+        pending = source.pending
+        if not pending:
             self._turns.append(source)
-        source.pending.append(parts)
-        self._count_turn(source, sum(map(len, parts)))
+        pending.append(parts)
+        self._count_turn(source, _size_of(parts))
 
     def remove(self, source: TurnSource) -> None:
         """Forget what a source has waiting."""
@@ -114,30 +120,29 @@ class SendQueue:
             source.pending.clear()
             self._count_turn(source, -source.size)
 
-    def take(self) -> list[Buffer]:
-        """The next batch, removed from the queue."""
+    def take(self, limit: int = BATCH_BYTES) -> list[Buffer]:
+        """The next batch, removed from the queue: all that is small, and turns until they are ``limit`` bytes or more."""
         batch: list[Buffer] = self._control  # type: ignore[assignment]
         if batch:
             self._control = []
             batch += self._small
         else:
-            batch = self._small  # type: ignore[assignment]
+            batch = self._small
         self._small = []
         self.small_bytes = 0
         if self._turns:
-            self._take_turns(batch)
+            self._take_turns(batch, limit)
         return batch
 
-    def _take_turns(self, batch: list[Buffer]) -> None:
+    def _take_turns(self, batch: list[Buffer], left: int) -> None:
         turns = self._turns
-        left = _BATCH_BYTES
         while turns and left > 0:
             source = turns.popleft()
             pending = source.pending
             size = 0
             while pending and size < _TURN_BYTES:
                 parts = pending.popleft()
-                size += sum(map(len, parts))
+                size += _size_of(parts)
                 batch += parts
             self._count_turn(source, -size)
             left -= size
@@ -154,3 +159,8 @@ class SendQueue:
         self._control = []
         self._small = []
         self.small_bytes = self.turn_bytes = self.relayed_bytes = 0
+
+
+def _size_of(parts: Parts) -> int:
+    # Nearly all are a header and a payload: written out, a fifth of the time of sum() and map().
+    return len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))

@@ -10,7 +10,7 @@ from astranet_gevent.transport.send_queue cimport SendQueue, TurnSource
 cdef object CLOSED, DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN
 cdef object encode_u32, get_ident, getcurrent, reverse_key, encode_frame
 cdef bytes _DATA_COMMAND
-cdef long long SMALL_FRAME
+cdef long long SMALL_FRAME, UNJOINED_PAYLOAD
 cdef int _MSG_PEEK, _MSG_DONTWAIT
 cdef int _READ_SHUT, _BLOCKED_SENT, _REPORTED, _CLOSE_WANTED, _WROTE_TO_NOBODY
 
@@ -42,8 +42,9 @@ cdef class Stream(StreamCore):
     @cython.locals(path=Path, link=Outlet, queue=SendQueue, left="long long", size="long long", head=bytes)
     cdef Py_ssize_t _push(self, data)
 
-    @cython.locals(link=Outlet)
-    cdef Py_ssize_t _push_turn(self, data, Py_ssize_t size, bytes head)
+    @cython.locals(path=Path, link=Outlet, queue=SendQueue, source=TurnSource, left="long long", room="long long", start="long long",
+                   stop="long long", largest="long long")
+    cdef Py_ssize_t _push_turns(self, data, Py_ssize_t size, bytes head)
 
     cdef Py_ssize_t _push_in_vain(self, Py_ssize_t size)
     cdef _send_rest(self, data, Py_ssize_t sent, int flags)

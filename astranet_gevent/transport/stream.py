@@ -37,7 +37,7 @@ from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RE
 from ..threads import get_ident
 from .options import get_option, set_option
 from .path import MAX_REASON, Path, ResetCode
-from .send_queue import SMALL_FRAME, TurnSource
+from .send_queue import SMALL_FRAME, UNJOINED_PAYLOAD, TurnSource
 from .stream_io import StreamIO, open_file
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ class Stream(StreamCore):
         return total
 
     def _push(self, data: bytes | memoryview) -> int:
-        """Queue as much of ``data`` (not empty) as fits in one frame now; 0 when the caller has to wait."""
+        """Queue as much of ``data`` (not empty) as there is room for now, at least a frame; 0 when the caller has to wait."""
         path = self._path
         link = path.link
         if link.thread != get_ident():
@@ -372,10 +372,13 @@ class Stream(StreamCore):
         if head is None:
             head = self._head = _DATA_COMMAND + reverse_key(self.key)
         if size > SMALL_FRAME or (self.outgoing is not None and self.outgoing.pending):
-            return self._push_turn(data, size, head)
+            return self._push_turns(data, size, head)
         if queue.small_bytes >= queue.limit:
             return 0
-        queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+        if size < UNJOINED_PAYLOAD or type(data) is not bytes or size != len(data):
+            queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+        else:
+            queue.push_small_parts(head + encode_u32(size), data)
         self.send_left = left - size
         if link.answers_at_once:
             link.send_answer()
@@ -383,23 +386,37 @@ class Stream(StreamCore):
             link.schedule_flush()
         return size
 
-    def _push_turn(self, data: bytes | memoryview, size: int, head: bytes) -> int:
-        """Queue ``size`` bytes as a frame that waits for its turn; 0 when there is no room."""
-        link = self._path.link
-        if not link.queue.turn_room:
+    def _push_turns(self, data: bytes | memoryview, size: int, head: bytes) -> int:
+        """Queue as much of ``data`` as there is room for, in frames that wait for their turn, the first of ``size`` bytes; how much."""
+        path = self._path
+        link = path.link
+        queue = link.queue
+        room = queue.limit - queue.turn_bytes
+        if room <= 0:
             return 0
-        payload = memoryview(data)[:size]
+        payload = memoryview(data)
+        left = min(len(payload), self.send_left)
         if type(payload.obj) is not bytes:
             # The caller may change its buffer as soon as send() returns, or free it: a view that is read-only promises neither
             # (io.BufferedWriter passes views of its own memory).
-            payload = memoryview(bytes(payload))
-        if self.outgoing is None:
-            self.outgoing = TurnSource()
-        link.queue.push_turn(self.outgoing, (head + encode_u32(size), payload))
-        self.send_left -= size
+            left = size
+            payload = memoryview(bytes(payload[:size]))
+        source = self.outgoing
+        if source is None:
+            source = self.outgoing = TurnSource()
+        largest = path.max_payload
+        start = 0
+        while True:
+            stop = start + size
+            queue.push_turn(source, (head + encode_u32(size), payload[start:stop]))
+            start = stop
+            size = min(left - start, largest)
+            if size <= 0 or start >= room:
+                break
+        self.send_left -= start
         if not link.flush_scheduled:
             link.schedule_flush()
-        return size
+        return start
 
     def _push_in_vain(self, size: int) -> int:
         self._check_sendable()

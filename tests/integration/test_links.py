@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket as stdlib_socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.fileobject import FileObject
-from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, Frame, RawStream
+from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, WND_SIZE, Frame, RawStream
 
 from astranet_gevent import AstraNet, Config
 from astranet_gevent.errors import (
@@ -663,3 +665,99 @@ def test_a_port_is_free_again_after_close(bench: Bench) -> None:
             echo_once(stream)
             server.close()
         client.close()
+
+
+# -- what waits where
+
+
+def test_what_has_been_sent_is_let_go_of(bench: Bench, eventually: Eventually) -> None:
+    server, client = bench.node(), bench.node()
+    listener = server.bind("sink")
+    ours, theirs = socket.socketpair()
+    # Less than a frame: what is sent has to wait.
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    server.attach(theirs)
+    client.attach(ours).wait_ready(DEADLINE)
+    data = bytes(1_000_000)
+    before = sys.getrefcount(data)
+    with client.dial("sink", DEADLINE) as stream:
+        accepted, _ = listener.accept()
+        reader = bench.spawn(receive_until_end, accepted)
+        stream.sendall(data)
+    assert reader.get(timeout=DEADLINE) == len(data)
+    accepted.close()
+    del stream
+    eventually(lambda: sys.getrefcount(data) == before, "nothing refers to the data that has been sent")
+
+
+def receive_until_end(stream: Any) -> int:
+    return sum(len(part) for part in iter(lambda: stream.recv(65536), b""))
+
+
+def test_a_link_knows_its_round_trip(bench: Bench, eventually: Eventually) -> None:
+    server, client = bench.node(), bench.node()
+    bench.connect(server, client, delay=0.02)
+    (link,) = client.links()
+    eventually(lambda: link.round_trip > 0, "the first PING has been answered")
+    assert 0.04 <= link.round_trip < 1
+
+
+def test_a_node_of_the_original_is_not_asked(bench: Bench) -> None:
+    node = bench.node()
+    peer, link = bench.raw(node)
+    peer.assert_quiet()
+    assert math.isnan(link.round_trip)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01])
+def test_streams_of_a_short_path_share_a_budget(bench: Bench, delay: float) -> None:
+    """Over a long path the windows grow as far as they may, over a short one together no further than fills it."""
+    server, client = bench.node(), bench.node()
+    bench.connect(server, client, delay=delay)
+    listener = server.bind("sink")
+    streams, accepted = [], []
+    for _ in range(6):
+        streams.append(client.dial("sink", DEADLINE))
+        accepted.append(listener.accept()[0])
+    data = bytes(16_000_000)
+    senders = [bench.spawn(stream.sendall, data) for stream in streams]
+    readers = [bench.spawn(receive_until_end, sink) for sink in accepted]
+    gevent.joinall(senders, timeout=60, raise_error=True)
+    granted = sorted(sink.receive_window - 65536 for sink in accepted)
+    if delay:
+        assert granted[-1] == server.config.max_window - 65536
+        assert granted[0] > 1024 * 1024
+    else:
+        assert sum(granted) <= 2 * 1024 * 1024
+        assert granted[-1] >= 512 * 1024 - 65536
+        assert granted[0] > 0, "who comes last gets something too"
+    gevent.killall([*senders, *readers])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
+def test_less_waits_in_the_system_the_slower_the_path_is(bench: Bench, eventually: Eventually) -> None:
+    ours, theirs = tcp_pair()
+    node = bench.node()
+    link = node.attach(ours)
+    peer = bench.adopt(theirs)
+    peer.handshake(OWN_KIND)
+    peer.announce("sink", 7)
+    node.service_map.wait_for("sink", DEADLINE)
+    dialling = bench.spawn(node.dial, "sink", DEADLINE)
+    stream = peer.receive_dial()
+    stream.send(SYN)
+    sender = dialling.get(timeout=DEADLINE)
+    stream.send(WND_SIZE, (2**31 - 1).to_bytes(4, "big"))
+    sending = bench.spawn(sender.sendall, bytes(50_000_000))
+    conn = link._conn
+    assert conn.batch_bytes == 256 * 1024
+
+    def read_slowly() -> None:
+        theirs.settimeout(DEADLINE)
+        while len(theirs.recv(50_000)):
+            gevent.sleep(0.002)
+
+    reader = bench.spawn(read_slowly)
+    eventually(lambda: conn.batch_bytes == 64 * 1024, "a slow path gets small batches")
+    assert conn._raw.getsockopt(socket.IPPROTO_TCP, 25) == 64 * 1024
+    gevent.killall([reader, sending])

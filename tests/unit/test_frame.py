@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -121,7 +123,7 @@ def check(data: bytes, cuts: list[int], max_payload: int = MAX_PAYLOAD) -> Frame
     buffer = FrameBuffer(max_payload)
     expected = decode_at_once(data, max_payload)
     frames = feed(buffer, data, cuts)
-    assert all(type(payload) is bytes and type(key) is bytes for _, key, payload in frames)
+    assert all(type(key) is bytes for _, key, _ in frames)
     assert frames == expected.frames
     if expected.oversize is None:
         assert buffer.error is None
@@ -234,3 +236,82 @@ def test_nothing_pending_between_frames(size: int) -> None:
     assert buffer.pending == len(data) - 1
     assert len(feed(buffer, data[-1:], [1])) == 1
     assert buffer.pending == 0
+
+
+# -- payloads that are lent -------------------------------------------------------------------------------------------------
+
+FULL = encode_frame(Command.DATA, bytes(24), bytes(MAX_PAYLOAD))
+
+
+def read_full_frames(buffer: FrameBuffer, count: int = 1) -> list[Frame]:
+    """What the buffer makes of so many full frames, one at a time."""
+    return [frame for _ in range(count) for frame in feed(buffer, FULL, [len(FULL)])]
+
+
+large_frames = st.lists(st.tuples(st.sampled_from([4095, 4096, 4097, 20_000, 65_536, 0, 7]), st.integers(0, 255)), min_size=1, max_size=60)
+
+
+@PROPERTY
+@given(large_frames, st.lists(st.integers(1, 300_000), min_size=1, max_size=8), st.sets(st.integers(0, 59)), st.integers(0, 2**32))
+@example([(65_536, 0)] * 60, [300_000], set(range(0, 60, 4)), 0)
+@example([(65_536, 0)] * 60, [300_000], set(range(1, 60, 7)), 0)
+def test_what_is_held_stays_as_it_was(frames: list[tuple[int, int]], cuts: list[int], held: set[int], seed: int) -> None:
+    """Views that somebody holds are not written over, whichever of the others have been let go of."""
+    wire = [encode_frame(Command.DATA, bytes(24), source_bytes(seed + number, size)) for number, (size, _) in enumerate(frames)]
+    buffer = FrameBuffer()
+    kept: dict[int, Any] = {}
+    data, at, turn, number = b"".join(wire), 0, 0, 0
+    while at < len(data):
+        space = buffer.writable()
+        count = min(len(space), cuts[turn % len(cuts)], len(data) - at)
+        space[:count] = data[at : at + count]
+        at, turn = at + count, turn + 1
+        for _, _, payload in buffer.decode(count):
+            assert payload == wire[number][HEADER_SIZE:]
+            if number in held:
+                kept[number] = payload
+            number += 1
+    assert number == len(frames)
+    assert all(payload == wire[number][HEADER_SIZE:] for number, payload in kept.items())
+
+
+def test_only_large_payloads_of_data_are_lent() -> None:
+    sizes_and_commands = [(4095, Command.DATA), (4096, Command.DATA), (65_536, Command.DATA), (65_536, Command.SERVICE)]
+    for size, command in sizes_and_commands:
+        (frame,) = feed(FrameBuffer(), encode_frame(command, bytes(24), bytes(size)), [100_000])
+        assert type(frame[2]) is (memoryview if size >= 4096 and command == Command.DATA else bytes)
+
+
+def test_a_reader_who_keeps_everything_holds_a_bounded_number_of_slabs() -> None:
+    buffer = FrameBuffer()
+    frames = read_full_frames(buffer, 200)
+    slabs = {id(payload.obj) for _, _, payload in frames if type(payload) is memoryview}
+    assert 1 < len(slabs) <= 9
+    assert type(frames[-1][2]) is bytes
+
+
+def test_slabs_come_back() -> None:
+    buffer = FrameBuffer()
+    held = read_full_frames(buffer, 200)
+    assert type(held[-1][2]) is bytes
+    held.clear()
+    slabs = set()
+    for _ in range(200):
+        ((_, _, payload),) = read_full_frames(buffer)
+        assert type(payload) is memoryview
+        slabs.add(id(payload.obj))
+    assert 1 < len(slabs) <= 9
+
+
+def test_slabs_of_a_link_that_was_busy_once_are_freed() -> None:
+    tracemalloc.start()
+    try:
+        buffer = FrameBuffer()
+        before = tracemalloc.get_traced_memory()[0]
+        held = read_full_frames(buffer, 30)
+        assert tracemalloc.get_traced_memory()[0] - before > 7 * SLAB_SIZE
+        held.clear()
+        buffer.trim()
+        assert tracemalloc.get_traced_memory()[0] - before < 2 * SLAB_SIZE
+    finally:
+        tracemalloc.stop()

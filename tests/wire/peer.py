@@ -125,6 +125,8 @@ class RawPeer:
         self._sock = sock
         self._partial = b""
         self._unread: deque[Frame] = deque()
+        # Whether the node will ask a peer of its own kind, once, how long an answer takes.
+        self._will_be_asked = False
 
     # -- sending
 
@@ -150,6 +152,7 @@ class RawPeer:
 
     def send_handshake(self, payload: bytes = b'{"RAddr":"127.0.0.1:1"}') -> None:
         """Send a HANDSHAKE only."""
+        self._will_be_asked = b'"version":1' in payload
         self.send(Frame(HANDSHAKE, local=self.node_id, payload=payload))
 
     def handshake(self, payload: bytes = b'{"RAddr":"127.0.0.1:1"}') -> Frame:
@@ -162,9 +165,14 @@ class RawPeer:
     def receive(self, timeout: float = DEADLINE) -> Frame:
         """The next frame, whatever it is."""
         deadline = time.monotonic() + timeout
-        while not self._unread:
-            self._read(deadline)
-        return self._unread.popleft()
+        while True:
+            while not self._unread:
+                self._read(deadline)
+            frame = self._unread.popleft()
+            if frame != Frame(PING) or not self._will_be_asked:
+                return frame
+            self._will_be_asked = False
+            self.send(Frame(PONG))
 
     def receive_handshake(self) -> Frame:
         """The node's HANDSHAKE, which has to be the first frame and nobody's imitation."""
