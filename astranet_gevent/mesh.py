@@ -169,14 +169,19 @@ class AstraNet:
         """Offer ``"name"``, ``"name:port"`` or ``":port"`` (found by node id only). Raises ConfigError, NameInUseError."""
         return self._running().bind(service, backlog)
 
-    def dial(self, target: str | tuple[int, int], timeout: float | None = None, selector: Selector | None = None) -> Stream:
+    def dial(
+        self, target: str | tuple[int, int], timeout: float | None = None, selector: Selector | None = None, *, data: bytes = b""
+    ) -> Stream:
         """Open a stream to ``"service"``, ``"service:port"`` or ``(node_id, port)``; returns once accepted.
 
         ``timeout`` seconds are for everything, waiting for the name included (default: ``dial_timeout``). ``selector`` picks among the
         servers (default: at random); when one refuses, another is tried. Raises ServiceNotFoundError when nobody offers the name in
         time, DialRefusedError, DialTimeout, NoRouteError, LinkLostError, LimitError, ConfigError.
+
+        ``data``, 64 KiB at most, is sent first. To a node of our own kind it goes with the dial, before that has been accepted: the answer
+        comes one round trip earlier. Once it may have reached a server no other one is tried, unless that one refuses.
         """
-        return self._running().dial(target, _check_seconds(timeout), selector)
+        return self._running().dial(target, _check_seconds(timeout), selector, data=memoryview(data).cast("B").tobytes())
 
     def http_dial(self, host: str, timeout: float | None = None, selector: Selector | None = None) -> Stream:
         """Open a stream to the service behind an HTTP host: ports 80 and 443 mean any, unless the service is bound with one of them."""

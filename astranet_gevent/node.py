@@ -50,6 +50,7 @@ from .protocol.registry import LOCAL, Registry, Service, ServiceKey
 from .protocol.routing import Route, RouteTable
 from .protocol.selectors import RandomChoice, Selector
 from .protocol.stream import DIALING, OPEN
+from .protocol.window import INITIAL_WINDOW
 from .threads import get_ident
 from .transport.conn import wrap_conn
 from .transport.link import Link
@@ -467,13 +468,14 @@ class Node:
         self._next_port = port + 1 if port < _LAST_PORT else _FIRST_PORT
         return port
 
-    def dial(self, target: Any, timeout: float | None, selector: Selector | None, *, http: bool = False) -> Stream:
+    def dial(self, target: Any, timeout: float | None, selector: Selector | None, *, http: bool = False, data: bytes = b"") -> Stream:
         """Dial a service or ``(node_id, port)``; see ``AstraNet.dial`` and ``AstraNet.http_dial``."""
         parsed = parse_service(target) if http else parse_dial_target(target)
         limit = self.config.dial_timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
+        attempt = Attempt(deadline, limit, data)
         if not isinstance(parsed, ServiceAddress):
-            return self._dial_node(*parsed, deadline, limit)
+            return self._dial_node(*parsed, attempt)
         if http and parsed.port in _HTTP_PORTS:
             parsed = self._http_service(parsed, deadline)
         tried: set[ServiceKey] = set()
@@ -482,7 +484,7 @@ class Node:
             if not candidates:
                 node_id = _node_id_or_none(parsed)
                 if node_id and self.routes.links_to(node_id):
-                    return self._dial_node(node_id, parsed.port, deadline, limit)
+                    return self._dial_node(node_id, parsed.port, attempt)
                 raise ServiceNotFoundError(f"nobody offered service {str(target)!r} within {limit:g} s")
             key, chosen = candidates[0]
             if selector is not None or len(candidates) > 1:
@@ -492,10 +494,10 @@ class Node:
                 key = next(key for key, service in candidates if service == chosen)
             tried.add(key)
             try:
-                return self._dial_service(key, chosen, deadline, limit)
-            except (DialRefusedError, NoRouteError, LinkLostError):
+                return self._dial_service(key, chosen, attempt)
+            except (DialRefusedError, NoRouteError, LinkLostError) as error:
                 # Announcements lag behind: another server of the name may still be there.
-                if not any(other not in tried for other, _ in self._candidates(parsed)):
+                if attempt.may_have_arrived(error) or not any(other not in tried for other, _ in self._candidates(parsed)):
                     raise
 
     def _http_service(self, service: ServiceAddress, deadline: float) -> ServiceAddress:
@@ -552,22 +554,22 @@ class Node:
             self.closed.unlink(stop)
             self.service_watchers.pop(watch, None)
 
-    def _dial_service(self, key: ServiceKey, service: Service, deadline: float, limit: float) -> Stream:
+    def _dial_service(self, key: ServiceKey, service: Service, attempt: Attempt) -> Stream:
         what = f"service {service.name!r}"
         if key.node_id != self.node_id:
-            return self._dial_any(lambda: self.routes.direct(key.node_id) or self.registry.links_to(key), key, deadline, what, limit)
+            return self._dial_any(lambda: self.routes.direct(key.node_id) or self.registry.links_to(key), key, what, attempt)
         if self.loopback_link is None:
             raise NoRouteError(f"{what} is this node's own, and loopback is off: use with_loopback()")
-        self.loopback_link.wait_ready(deadline - time.monotonic())
-        return self._dial_over(self.loopback_link, key, deadline, what, limit)
+        self.loopback_link.wait_ready(attempt.deadline - time.monotonic())
+        return self._dial_over(self.loopback_link, key, what, attempt)
 
-    def _dial_node(self, node_id: int, port: int, deadline: float, limit: float) -> Stream:
+    def _dial_node(self, node_id: int, port: int, attempt: Attempt) -> Stream:
         what = f"node {format_node_id(node_id)} port {port}"
         if node_id == self.node_id:
-            return self._dial_service(ServiceKey(b"", node_id, port), Service(f":{port}", node_id, port, 0), deadline, limit)
-        return self._dial_any(lambda: self.routes.links_to(node_id), ServiceKey(b"", node_id, port), deadline, what, limit)
+            return self._dial_service(ServiceKey(b"", node_id, port), Service(f":{port}", node_id, port, 0), attempt)
+        return self._dial_any(lambda: self.routes.links_to(node_id), ServiceKey(b"", node_id, port), what, attempt)
 
-    def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, deadline: float, what: str, limit: float) -> Stream:
+    def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, what: str, attempt: Attempt) -> Stream:
         """Dial over one of equally good links, at random: the second of two relays must carry its share. If it fails, over the others."""
         error: Exception = NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
         tried: set[Link] = set()
@@ -578,11 +580,13 @@ class Node:
             link = usable[randbelow(len(usable))] if len(usable) > 1 else usable[0]
             tried.add(link)
             try:
-                return self._dial_over(link, key, deadline, what, limit)
+                return self._dial_over(link, key, what, attempt)
             except (NoRouteError, LinkLostError) as caught:
+                if attempt.may_have_arrived(caught):
+                    raise
                 error = caught
 
-    def _dial_over(self, link: Link, key: ServiceKey, deadline: float, what: str, limit: float) -> Stream:
+    def _dial_over(self, link: Link, key: ServiceKey, what: str, attempt: Attempt) -> Stream:
         path = link.path_to(key.node_id)
         if path is None:
             raise LimitError(f"paths_per_link {self.config.paths_per_link} reached on the way to {what}")
@@ -590,11 +594,15 @@ class Node:
             raise LimitError(f"streams_per_link {self.config.streams_per_link} reached on the link to {what}")
         self._greet(path)
         stream = self._open(link, path, key.port)
+        data = attempt.data
         try:
-            stream.wait_dialled(deadline)
+            attempt.sent = stream.send_early(data) if data else 0
+            stream.wait_dialled(attempt.deadline)
+            if attempt.sent < len(data):
+                attempt.send_rest(stream)
         except StreamTimeout as error:
             stream.close()
-            raise DialTimeout(f"no answer from {what} within {limit:g} s") from error
+            raise DialTimeout(f"no answer from {what} within {attempt.limit:g} s") from error
         except BaseException:
             stream.close()
             raise
@@ -669,6 +677,33 @@ class Node:
             link_listener.after_fork()
         for peering in [*self.peerings, *self._follower.peerings]:
             peering.after_fork()
+
+
+class Attempt:
+    """What all tries of one ``dial()`` share: ``deadline`` is monotonic, ``limit`` the seconds to name in an error."""
+
+    __slots__ = ("data", "deadline", "limit", "sent")
+
+    def __init__(self, deadline: float, limit: float, data: bytes) -> None:
+        if len(data) > INITIAL_WINDOW:
+            raise ConfigError(f"{len(data)} bytes of data are more than go with a dial ({INITIAL_WINDOW}): send them on the stream")
+        self.deadline = deadline
+        self.limit = limit
+        self.data = data
+        # Bytes of it that have been sent with the last try.
+        self.sent = 0
+
+    def send_rest(self, stream: Stream) -> None:
+        """Send what did not go with the dial. Raises StreamTimeout at the deadline."""
+        timeout = stream.gettimeout()
+        stream.settimeout(max(0.001, self.deadline - time.monotonic()))
+        stream.sendall(memoryview(self.data)[self.sent :])
+        self.sent = len(self.data)
+        stream.settimeout(timeout)
+
+    def may_have_arrived(self, error: Exception) -> bool:
+        """Whether a server may have read the data although the try failed. One that refuses has not."""
+        return self.sent > 0 and not isinstance(error, DialRefusedError)
 
 
 def _node_id_or_none(service: ServiceAddress) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from gevent import getcurrent
 from gevent.hub import Hub
 
 from ..config import Config
@@ -62,10 +61,6 @@ class Conn(Protocol):
     #: Our own end's address likewise.
     local_address: str
 
-    #: Set by the link. A Conn that ``calls_after_read`` calls it in the hub when the reader waits again: those who got data run then.
-    after_read: Callable[[], None] | None
-    calls_after_read: bool
-
     #: Bytes to send in one go at most; more on a fast path, so that what is urgent does not wait long behind it.
     batch_bytes: int
 
@@ -99,9 +94,10 @@ class Conn(Protocol):
 
 
 class SocketConn:
-    """A plain socket, taken over from its owner: the descriptor moves here, the owner's object is detached."""
+    """A plain socket, taken over from its owner: the descriptor moves here, the owner's object is detached.
 
-    calls_after_read = True
+    As a Conn, but that it reads in the hub, without a greenlet: in place of ``recv_into`` it has ``start_reading``.
+    """
 
     def __init__(self, sock: socket.socket, hub: Hub, config: Config) -> None:
         self.remote_address, self.local_address = _addresses(sock)
@@ -112,40 +108,34 @@ class SocketConn:
         if self._is_tcp:
             _set_tcp_options(self._raw, config)
         self._hub = hub
-        # Started at the first wait and left running: stopping and starting it would cost 2 us per read.
         self._read_watcher: Any = hub.loop.io(self._raw.fileno(), 1)
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
-        self._reader: Any = None
-        self._watching = False
-        self.after_read: Callable[[], None] | None = None
         self.batch_bytes = BATCH_BYTES
         self._look_due = 0.0
         # What the system had counted at the last look: bytes acknowledged, microseconds during which there was something to send.
         self._acked = self._busy_time = 0
 
-    def recv_into(self, view: memoryview) -> int:
-        while True:
-            # Always by way of the hub, even when more could be read at once: whoever got data must run in between.
-            self._reader = getcurrent()
-            if not self._watching:
-                self._watching = True
-                self._read_watcher.start(self._on_readable)
-            self._hub.switch()
-            try:
-                return self._raw.recv_into(view)
-            except BlockingIOError:
-                continue
+    def start_reading(
+        self, writable: Callable[[], memoryview], on_read: Callable[[int], None], on_error: Callable[[OSError], None]
+    ) -> None:
+        """Read into ``writable()`` whenever something comes, and call ``on_read(count)``, 0 at the end, or ``on_error``: in the hub."""
+        self._writable, self._on_read, self._on_error = writable, on_read, on_error
+        self._read_watcher.start(self._on_readable)
+
+    def stop_reading(self) -> None:
+        """Read no more."""
+        self._read_watcher.stop()
 
     def _on_readable(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is None:
-            self._watching = False
-            self._read_watcher.stop()
-        else:
-            # Comes back when the reader waits again: the same event then goes on to those who got data, without a trip round the loop.
-            reader.switch()
-            if self.after_read is not None:
-                self.after_read()
+        # Once per event, even when more could be read at once: whoever got data must run in between.
+        try:
+            count = self._raw.recv_into(self._writable())
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._on_error(error)
+            return
+        self._on_read(count)
 
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         if len(parts) == 1:
@@ -244,12 +234,10 @@ class SocketConn:
 class SocketLikeConn:
     """Anything with ``recv_into``, ``sendall`` and ``close`` that waits cooperatively: a TLS socket, a stream of another mesh."""
 
-    calls_after_read = False
     batch_bytes = BATCH_BYTES
 
     def __init__(self, sock: Any) -> None:
         self.remote_address, self.local_address = _addresses(sock)
-        self.after_read: Callable[[], None] | None = None
         self._sock = sock
 
     def recv_into(self, view: memoryview) -> int:
@@ -279,12 +267,10 @@ class SocketLikeConn:
 class FileConn:
     """A reading and a writing file-like object (may be one): cooperative ones, such as gevent's FileObject over pipes."""
 
-    calls_after_read = False
     batch_bytes = BATCH_BYTES
 
     def __init__(self, reader: Any, writer: Any) -> None:
         self.remote_address = self.local_address = ""
-        self.after_read: Callable[[], None] | None = None
         self._reader = reader
         self._writer = writer
         # A buffered reader's read() and readinto() wait until all of the buffer is full; the "1" forms return what is there.
@@ -341,7 +327,7 @@ class FileConn:
         return 0.0
 
 
-def wrap_conn(conn: Any, hub: Hub, config: Config) -> Conn:
+def wrap_conn(conn: Any, hub: Hub, config: Config) -> Conn | SocketConn:
     """The Conn for what a user attaches: a Conn, a socket, a socket-like object, a file-like object, or ``(reader, writer)``.
 
     Raises ConfigError for anything else.

@@ -35,9 +35,9 @@ cdef class Link(Outlet):
     cdef dict _readable
     cdef dict _writable
     cdef bint _run_scheduled
-    cdef object _greenlets
+    cdef object _halves
     cdef object _timer
-    cdef object _reader
+    cpdef _on_read(self, Py_ssize_t count)
 
     @cython.locals(stream=Stream, streams=dict, readable=dict, handlers=dict, frame=tuple)
     cdef _receive(self, list frames)

@@ -1,4 +1,4 @@
-"""Link: one connection to a peer node; a reader greenlet, a writer greenlet, a table of streams.
+"""Link: one connection to a peer node; a reader, which for sockets is a callback in the hub, a writer greenlet, a table of streams.
 
 Rules for editing: the reader never waits for anything but its Conn, and nothing that it calls may switch greenlets: whoever got data is
 noted and woken afterwards from the hub, all together. The sending half is in ``outlet.py``. ``end()`` may be called from anywhere, twice,
@@ -27,7 +27,7 @@ from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeou
 from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
 from ..threads import get_ident
-from .conn import Conn
+from .conn import Conn, SocketConn
 from .outlet import Outlet
 from .path import Path, ResetCode, encode_reset
 from .stream import Stream
@@ -101,7 +101,7 @@ class LinkOwner(Protocol):
 class Link(Outlet):
     """One connection to a peer node. Made by ``attach()``, ``join()`` and ``listen()``."""
 
-    def __init__(self, owner: LinkOwner, conn: Conn, hub: Hub, *, loopback: bool = False) -> None:
+    def __init__(self, owner: LinkOwner, conn: Conn | SocketConn, hub: Hub, *, loopback: bool = False) -> None:
         super().__init__(owner.config, LinkCore(owner.config, owner.node_id, monotonic()), conn, hub)
         self.frame_size = owner.config.frame_size
         self.loopback = loopback
@@ -129,12 +129,15 @@ class Link(Outlet):
         self._readable: dict[Stream, None] = {}
         self._writable: dict[Stream, None] = {}
         self._run_scheduled = False
-        self._greenlets = 2
-        conn.after_read = self._after_read
+        # The reading and the writing one: the descriptor is freed when both are out.
+        self._halves = 2
         self._timer: Any = hub.loop.timer(0)
         self.queue.push_control(self.core.handshake_frame(conn.remote_address))
         self._start_writer()
-        self._reader = gevent.spawn(self._read_loop)
+        if isinstance(conn, SocketConn):
+            conn.start_reading(self._buffer.writable, self._on_read, self._reading_ended)
+        else:
+            gevent.spawn(self._read_loop)
         self.schedule_flush()
         self._arm_timer()
 
@@ -214,9 +217,37 @@ class Link(Outlet):
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
+    def _on_read(self, count: int) -> None:
+        """Handle what has been read, and run those who got data: in the hub, so without a switch to a reader and back."""
+        if not count or self.core.state is LinkState.CLOSED:
+            self._reading_ended(None)
+            return
+        if self._discarding:
+            return
+        # Whoever is noted is run below.
+        self._run_scheduled = True
+        error: Exception | None = None
+        try:
+            self._receive(self._buffer.decode(count))
+            error = self._buffer.error
+        except (OSError, AstraNetError) as caught:
+            error = caught
+        if error is not None:
+            self._reading_ended(error)
+        self._run_receivers()
+        self._note_received()
+
+    def _reading_ended(self, error: Exception | None) -> None:
+        if isinstance(self._conn, SocketConn):
+            self._conn.stop_reading()
+        self.end(error)
+        self._half_done()
+
     def _read_loop(self) -> None:
+        """The same for a Conn that reads by waiting."""
         error: Exception | None = None
         conn, buffer, core = self._conn, self._buffer, self.core
+        assert not isinstance(conn, SocketConn)
         try:
             while True:
                 count = conn.recv_into(buffer.writable())
@@ -224,19 +255,14 @@ class Link(Outlet):
                     break
                 if self._discarding:
                     continue
-                if conn.calls_after_read:
-                    self._run_scheduled = True
                 self._receive(buffer.decode(count))
-                if not conn.calls_after_read:
-                    # Else it is done there: whoever got data waits for nothing that can be done after it has run.
-                    self._note_received()
+                self._note_received()
                 if buffer.error is not None:
                     raise buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
         finally:
-            self.end(error)
-            self._greenlet_done()
+            self._reading_ended(error)
 
     def _note_received(self) -> None:
         self.core.note_received(monotonic(), self._buffer.pending > 0)
@@ -360,7 +386,15 @@ class Link(Outlet):
 
     def _run_noted(self) -> None:
         self._run_scheduled = False
-        readable, self._readable = self._readable, {}
+        readable = self._readable
+        if len(readable) == 1 and not self._writable:
+            # Nobody else who could be waiting meanwhile: no turns, and no clock to watch.
+            stream, _ = readable.popitem()
+            waiter, stream.recv_waiter = stream.recv_waiter, None
+            if waiter is not None:
+                self._switch_to(waiter)
+            return
+        self._readable = {}
         writable, self._writable = self._writable, {}
         self.start_answers(len(readable))
         for stream in readable:
@@ -382,7 +416,7 @@ class Link(Outlet):
                 if monotonic() > self._flush_due:
                     self.flush_early()
 
-    def _after_read(self) -> None:
+    def _run_receivers(self) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         self._run_noted()
@@ -567,11 +601,11 @@ class Link(Outlet):
         return f"node {format_node_id(self.peer_id)}" if self.peer_id else self.remote_address or "the peer"
 
     def _writer_done(self) -> None:
-        self._greenlet_done()
+        self._half_done()
 
-    def _greenlet_done(self) -> None:
-        self._greenlets -= 1
-        if not self._greenlets:
+    def _half_done(self) -> None:
+        self._halves -= 1
+        if not self._halves:
             self._conn.close()
 
     def after_fork(self) -> None:

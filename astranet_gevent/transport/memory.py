@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import gevent
@@ -79,12 +79,10 @@ class MemoryPipe:
 class MemoryConn:
     """One end of two pipes. A Conn."""
 
-    calls_after_read = False
     batch_bytes = BATCH_BYTES
 
     def __init__(self, incoming: MemoryPipe, outgoing: MemoryPipe) -> None:
         self.remote_address = self.local_address = ""
-        self.after_read: Callable[[], None] | None = None
         self._incoming = incoming
         self._outgoing = outgoing
 

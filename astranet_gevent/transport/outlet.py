@@ -18,7 +18,7 @@ from ..config import Config
 from ..errors import RemoteProtocolError
 from ..protocol.link import LinkCore, LinkState
 from ..threads import get_ident
-from .conn import Buffer, Conn
+from .conn import Buffer, Conn, SocketConn
 from .send_queue import SendQueue
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _BATCHES_PER_FLUSH: Final = 4
 class Outlet:
     """What a link has to send, and the sending of it. ``Link`` adds the receiving half and says what happens at the end."""
 
-    def __init__(self, config: Config, core: LinkCore, conn: Conn, hub: Hub) -> None:
+    def __init__(self, config: Config, core: LinkCore, conn: Conn | SocketConn, hub: Hub) -> None:
         self.hub = hub
         # Compared in every call of a stream; after a fork it is that of no thread.
         self.thread = get_ident()
@@ -124,21 +124,24 @@ class Outlet:
 
     def wants_flush(self) -> bool:
         """Whether there is something to send, or somebody who waits for what _flush() does when all is sent (only while draining)."""
-        return bool(self.queue or self.blocked or self.core.state is LinkState.DRAINING)
+        queue = self.queue
+        return bool(queue.small or queue.control or queue.turns or self.blocked or self.core.state is LinkState.DRAINING)
 
     def _flush(self) -> None:
         self.flush_scheduled = False
         queue = self.queue
-        if queue and not self._writing:
+        if not self._writing and (queue.small or queue.control or queue.turns):
             batches = 1
             while self._flush_once() and batches < _BATCHES_PER_FLUSH:
                 batches += 1
         if self.blocked:
             self._wake_blocked()
-        if queue and not self._writing:
+        if self._writing:
+            return
+        if queue.small or queue.control or queue.turns:
             if not self.flush_scheduled:
                 self.schedule_flush()
-        elif not self._writing and not self.flush_scheduled:
+        elif not self.flush_scheduled:
             if self._flushed is not None:
                 self._flushed.set()
             if self.core.state is LinkState.DRAINING:
@@ -161,7 +164,7 @@ class Outlet:
             self._run_writer()
             return False
         self.core.note_sent(monotonic())
-        return queue.has_turns
+        return bool(queue.turns)
 
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""

@@ -7,9 +7,9 @@ cdef class TurnSource:
 
 
 cdef class SendQueue:
-    cdef list _control
-    cdef list _small
-    cdef object _turns
+    cdef public list control
+    cdef public list small
+    cdef public object turns
     cdef public long long limit
     cdef public long long small_bytes
     cdef public long long turn_bytes

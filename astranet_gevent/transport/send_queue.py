@@ -45,24 +45,25 @@ class TurnSource:
 class SendQueue:
     """The queue of one link. Bounded by its users: control frames by a count, data by ``small_room`` and ``turn_room``."""
 
-    __slots__ = ("_control", "_small", "_turns", "limit", "relayed_bytes", "small_bytes", "turn_bytes")
+    __slots__ = ("control", "limit", "relayed_bytes", "small", "small_bytes", "turn_bytes", "turns")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._control: list[bytes] = []
-        self._small: list[Buffer] = []
-        self._turns: deque[TurnSource] = deque()
+        # The three lanes: others look whether they are empty.
+        self.control: list[bytes] = []
+        self.small: list[Buffer] = []
+        self.turns: deque[TurnSource] = deque()
         self.small_bytes = 0
         self.turn_bytes = 0
         self.relayed_bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self._control or self._small or self._turns)
+        return bool(self.control or self.small or self.turns)
 
     @property
     def control_count(self) -> int:
         """Control frames waiting."""
-        return len(self._control)
+        return len(self.control)
 
     @property
     def small_room(self) -> bool:
@@ -82,7 +83,7 @@ class SendQueue:
     @property
     def has_turns(self) -> bool:
         """Whether large frames wait."""
-        return bool(self._turns)
+        return bool(self.turns)
 
     def _count_turn(self, source: TurnSource, size: int) -> None:
         source.size += size
@@ -93,49 +94,49 @@ class SendQueue:
 
     def push_control(self, frame: bytes) -> None:
         """Queue a control frame."""
-        self._control.append(frame)
+        self.control.append(frame)
 
     def push_small(self, frame: bytes) -> None:
         """Queue a small data frame of a source that has nothing waiting."""
-        self._small.append(frame)
+        self.small.append(frame)
         self.small_bytes += len(frame)
 
     def push_small_parts(self, header: bytes, payload: bytes) -> None:
         """As ``push_small``, for a frame in two parts."""
-        self._small += (header, payload)
+        self.small += (header, payload)
         self.small_bytes += len(header) + len(payload)
 
     def push_turn(self, source: TurnSource, parts: Parts) -> None:
         """Queue a frame behind what its source has waiting."""
         pending = source.pending
         if not pending:
-            self._turns.append(source)
+            self.turns.append(source)
         pending.append(parts)
         self._count_turn(source, _size_of(parts))
 
     def remove(self, source: TurnSource) -> None:
         """Forget what a source has waiting."""
         if source.pending:
-            self._turns.remove(source)
+            self.turns.remove(source)
             source.pending.clear()
             self._count_turn(source, -source.size)
 
     def take(self, limit: int = BATCH_BYTES) -> list[Buffer]:
         """The next batch, removed from the queue: all that is small, and turns until they are ``limit`` bytes or more."""
-        batch: list[Buffer] = self._control  # type: ignore[assignment]
+        batch: list[Buffer] = self.control  # type: ignore[assignment]
         if batch:
-            self._control = []
-            batch += self._small
+            self.control = []
+            batch += self.small
         else:
-            batch = self._small
-        self._small = []
+            batch = self.small
+        self.small = []
         self.small_bytes = 0
-        if self._turns:
+        if self.turns:
             self._take_turns(batch, limit)
         return batch
 
     def _take_turns(self, batch: list[Buffer], left: int) -> None:
-        turns = self._turns
+        turns = self.turns
         while turns and left > 0:
             source = turns.popleft()
             pending = source.pending
@@ -152,12 +153,12 @@ class SendQueue:
 
     def clear(self) -> None:
         """Forget everything: the link has ended."""
-        for source in self._turns:
+        for source in self.turns:
             source.pending.clear()
             source.size = 0
-        self._turns.clear()
-        self._control = []
-        self._small = []
+        self.turns.clear()
+        self.control = []
+        self.small = []
         self.small_bytes = self.turn_bytes = self.relayed_bytes = 0
 
 

@@ -418,6 +418,22 @@ class Stream(StreamCore):
             link.schedule_flush()
         return start
 
+    def send_early(self, data: bytes) -> int:
+        """Queue what may go with the dial, before it has been accepted; how much. Nodes of the original take nothing before that."""
+        path = self._path
+        queue = path.link.queue
+        if self.state is not DIALING or not path.capabilities.own_kind or path.paused or queue.small_bytes >= queue.limit:
+            return 0
+        sent = 0
+        # Not kept: the answer may come from another port.
+        head = _DATA_COMMAND + reverse_key(self.key)
+        while sent < len(data) and self.send_left > 0:
+            payload = data[sent : sent + min(self.send_left, path.max_payload)]
+            queue.push_small(head + encode_u32(len(payload)) + payload)
+            self.send_left -= len(payload)
+            sent += len(payload)
+        return sent
+
     def _push_in_vain(self, size: int) -> int:
         self._check_sendable()
         # PEER_GONE: as with TCP, the first write after the peer's close is taken, and the next one learns of it.

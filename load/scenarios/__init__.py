@@ -66,7 +66,7 @@ class Bench:
         time.sleep(self.plan.warm)
         pair.client.ask("forget")
         window = self.window(pair, seconds)
-        window.times = pair.client.ask("times") if what in ("timed_echo", "ping", "churn") else {}
+        window.times = pair.client.ask("times") if what in ("timed_echo", "ping", "churn", "early_churn") else {}
         pair.client.ask("stop", 2 * STEP_LIMIT)
         return window
 
