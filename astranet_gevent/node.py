@@ -571,12 +571,12 @@ class Node:
 
     def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, what: str, attempt: Attempt) -> Stream:
         """Dial over one of equally good links, at random: the second of two relays must carry its share. If it fails, over the others."""
-        error: Exception = NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
+        error: Exception | None = None
         tried: set[Link] = set()
         while True:
             usable = [link for link in find_links() if isinstance(link, Link) and link.state == "ready" and link not in tried]
             if not usable:
-                raise error
+                raise error or NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
             link = usable[randbelow(len(usable))] if len(usable) > 1 else usable[0]
             tried.add(link)
             try:
