@@ -252,9 +252,13 @@ class StreamCore:
         self.buffered = 0
 
     def consume(self, count: int) -> int:
-        """Note that the application took ``count`` bytes; the credit to return now, 0 until half a window has come together."""
+        """Note that the application took ``count`` bytes; the credit to return now, 0 until enough of the window has come together.
+
+        Half of the first window, which the original expects. A quarter of one that has grown: over a long path what is not returned yet is
+        missing from the rate.
+        """
         uncredited = self.uncredited + count
-        if uncredited * 2 < self.receive_window:
+        if uncredited * (2 if self.receive_window <= INITIAL_WINDOW else 4) < self.receive_window:
             self.uncredited = uncredited
             return 0
         self.uncredited = 0

@@ -131,9 +131,9 @@ class Stream(StreamCore):
         if flags & _MSG_PEEK:
             return self.peek(bufsize)
         data = self.take(bufsize)
-        # Inlined consume(): most reads are far below half a window.
+        # The head of consume(): most reads are far below a quarter of a window.
         uncredited = self.uncredited + len(data)
-        if uncredited * 2 < self.receive_window:
+        if uncredited * 4 < self.receive_window:
             self.uncredited = uncredited
         else:
             self._return_credit(len(data))
