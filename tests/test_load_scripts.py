@@ -201,7 +201,7 @@ def test_a_process_that_dies_fails_the_run(running: Callable[[str], Running]) ->
     os.kill(service.pid, signal.SIGKILL)
     status, out = one.end()
     assert status == 1
-    assert "FAILED: service : " in out
+    assert "FAILED: service: " in out
 
 
 @pytest.mark.parametrize("main", [churn.main, soak.main])
