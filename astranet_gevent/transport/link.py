@@ -232,6 +232,10 @@ class Link(Outlet):
             error = self._buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
+        except BaseException:
+            # Ours, or somebody's who interrupts: what was read is not handled, and nothing more can be.
+            self._reading_ended(None)
+            raise
         if error is not None:
             self._reading_ended(error)
         self._run_receivers()
