@@ -39,7 +39,7 @@ cdef class Link(Outlet):
     cdef object _timer
     cpdef _on_read(self, Py_ssize_t count)
 
-    @cython.locals(stream=Stream, streams=dict, readable=dict, handlers=dict, frame=tuple)
+    @cython.locals(stream=Stream, streams=dict, readable=dict, handlers=dict, frame=tuple, size=Py_ssize_t)
     cdef _receive(self, list frames)
 
     cdef _receive_other(self, command, key, payload)

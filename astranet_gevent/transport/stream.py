@@ -32,7 +32,7 @@ from ..errors import (
     StreamWouldBlockError,
     WrongThreadError,
 )
-from ..protocol.frame import MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
+from ..protocol.frame import HEADER_SIZE, MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
 from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
 from ..threads import get_ident
 from .options import get_option, set_option
@@ -130,7 +130,14 @@ class Stream(StreamCore):
             return b""
         if flags & _MSG_PEEK:
             return self.peek(bufsize)
-        data = self.take(bufsize)
+        held = self.received
+        if type(held) is bytes and len(held) <= bufsize:
+            # The head of take(), written out as in Link._receive().
+            self.received = None
+            self.buffered = 0
+            data = held
+        else:
+            data = self.take(bufsize)
         # The head of consume(): most reads are far below a quarter of a window.
         uncredited = self.uncredited + len(data)
         if uncredited * 4 < self.receive_window:
@@ -376,7 +383,9 @@ class Stream(StreamCore):
         if queue.small_bytes >= queue.limit:
             return 0
         if size < UNJOINED_PAYLOAD or type(data) is not bytes or size != len(data):
-            queue.push_small(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+            # push_small(), written out.
+            queue.small.append(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+            queue.small_bytes += HEADER_SIZE + size
         else:
             queue.push_small_parts(head + encode_u32(size), data)
         self.send_left = left - size
