@@ -34,6 +34,8 @@ MESSAGE = b"x" * 64
 # What bulk is read and written in: as large as programs that care use.
 CHUNK = b"x" * (256 * 1024)
 ECHO_READ = 65536
+# More than a link allows by default: a million idle ones, and those that ask.
+MAX_STREAMS = 1_100_000
 PING_PERIOD = 0.1  # seconds between the pings of one stream
 
 
@@ -151,7 +153,7 @@ class MeshTransport:
         from astranet_gevent import AstraNet, Role
         from astranet_gevent.server import StreamServer
 
-        self._mesh = AstraNet(role=Role.SERVER)
+        self._mesh = AstraNet(role=Role.SERVER, streams_per_link=MAX_STREAMS)
         self._mesh.start()
         for service, handler in handlers.items():
             StreamServer(self._mesh.bind(service), handler).start()
@@ -164,7 +166,7 @@ class MeshTransport:
     def reach(self, where: Any) -> None:
         from astranet_gevent import AstraNet, Role
 
-        self._mesh = AstraNet(role=Role.CLIENT, follow=False)
+        self._mesh = AstraNet(role=Role.CLIENT, follow=False, streams_per_link=MAX_STREAMS)
         self._mesh.start()
         self._mesh.join(tuple(where["address"])).wait_ready(STEP_LIMIT)
         for service in where["services"]:

@@ -2,6 +2,7 @@
 cimport cython
 
 cdef object _STEPS
+cdef long long _HALVED_WINDOW
 
 
 cdef class StreamCore:

@@ -89,6 +89,9 @@ Payload = bytes | memoryview
 Buffered = Payload | deque[Payload] | None
 
 
+# Windows up to this size are credited in halves, larger ones in quarters.
+_HALVED_WINDOW: Final = 512 * 1024
+
 # From this number on payloads are joined while they are smaller than this on average.
 _MANY_PAYLOADS: Final = 512
 _TINY_PAYLOAD: Final = 256
@@ -254,11 +257,11 @@ class StreamCore:
     def consume(self, count: int) -> int:
         """Note that the application took ``count`` bytes; the credit to return now, 0 until enough of the window has come together.
 
-        Half of the first window, which the original expects. A quarter of one that has grown: over a long path what is not returned yet is
-        missing from the rate.
+        Half of a window; a quarter of one over 512 KiB: over a long path what is not returned yet is missing from the rate. Of smaller ones
+        it would only wake the sender more often.
         """
         uncredited = self.uncredited + count
-        if uncredited * (2 if self.receive_window <= INITIAL_WINDOW else 4) < self.receive_window:
+        if uncredited * (2 if self.receive_window <= _HALVED_WINDOW else 4) < self.receive_window:
             self.uncredited = uncredited
             return 0
         self.uncredited = 0

@@ -51,8 +51,8 @@ _SECOND_LOOK: Final = 1.0
 _SHORT_PATH: Final = 2e-3
 _SHORT_PATH_BUDGET: Final = 2 * 1024 * 1024
 
-# To this much they grow in any case: 100 streams in bulk with windows of 64 KiB stop and go for every frame, at 0.6 of the rate.
-_SHORT_PATH_WINDOW: Final = 256 * 1024
+# To this much they grow in any case: with 64 KiB each, 100 streams in bulk stop and go for every frame, at 0.6 of the rate.
+_SHORT_PATH_WINDOW: Final = 512 * 1024
 
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
