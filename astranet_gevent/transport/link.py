@@ -47,7 +47,7 @@ _SECOND_LOOK: Final = 1.0
 
 # Seconds of a round trip up to which all streams of a link share a budget beyond their initial windows: it fills such a path, and what is
 # more only waits in the peer's receive buffer, where nothing overtakes it. Over loopback one stream is as fast with a window of 1 MiB as
-# with 4, and pings beside ten of them take 2 ms instead of 25.
+# with 4, and pings beside ten of them take 4 ms instead of 25.
 _SHORT_PATH: Final = 2e-3
 _SHORT_PATH_BUDGET: Final = 2 * 1024 * 1024
 
