@@ -165,7 +165,7 @@ class Node:
         Where both live the smaller id decides, so both keep the same.
         """
         heard = older.heard = older.heard or Event()
-        older.send_control(encode_frame(Command.PING, bytes(24)))
+        older.send_ping()
         alive = heard.wait(self.config.handshake_timeout)
         if alive and older.state == "ready":
             if self.node_id < newer.peer_id:

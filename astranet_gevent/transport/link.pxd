@@ -29,6 +29,7 @@ cdef class Link(Outlet):
     cdef WindowBudget _budget
     cdef public double round_trip
     cdef double _ping_sent
+    cdef long long _pings
     cdef object _ready
     cdef bint _discarding
     cdef bint _suspected

@@ -123,7 +123,9 @@ class Link(Outlet):
         self._budget = WindowBudget()
         # Seconds that the fastest PING took to be answered, not a number until one has been.
         self.round_trip = nan
+        # When the PING was sent that is timed, 0.0 for none; and how many have not been answered.
         self._ping_sent = 0.0
+        self._pings = 0
         self._ready = Event()
         # Set once we have closed: what still comes is not for anybody.
         self._discarding = False
@@ -236,7 +238,8 @@ class Link(Outlet):
         except (OSError, AstraNetError) as caught:
             error = caught
         except BaseException:
-            # Ours, or somebody's who interrupts: what was read is not handled, and nothing more can be.
+            # Ours, or somebody's who interrupts: what was read is not handled, and nothing more can be. Who waits is woken by a callback.
+            self._run_scheduled = False
             self._reading_ended(None)
             raise
         if error is not None:
@@ -337,7 +340,7 @@ class Link(Outlet):
                 self._ready.set()
                 self._arm_timer()
                 if core.capabilities.own_kind:
-                    self._send_ping()
+                    self.send_ping()
                 self._owner.link_ready(self)
         elif command == Command.GOODBYE and core.state is not LinkState.HANDSHAKE:
             was_draining = core.state is LinkState.DRAINING
@@ -452,17 +455,22 @@ class Link(Outlet):
             # min() of a number and nan is the one that comes first.
             self.round_trip = min(monotonic() - self._ping_sent, self.round_trip)
             self._ping_sent = 0.0
+        if self._pings:
+            self._pings -= 1
 
-    def _send_ping(self) -> None:
-        # Of several that are under way the answers cannot be told apart: the first one's time then counts.
-        self._ping_sent = self._ping_sent or monotonic()
+    def send_ping(self) -> None:
+        """Ask whether the peer lives, and how long its answer takes."""
+        if not self._pings:
+            # Answers bear no number: only the first one after a time without questions is known to be this one's.
+            self._ping_sent = monotonic()
+        self._pings += 1
         self.send_control(PING)
 
     def _on_timer(self) -> None:
         self._buffer.trim()
         try:
             if self.core.handle_timer(monotonic()) is TimerEvent.PING:
-                self._send_ping()
+                self.send_ping()
             silent = self._conn.unanswered_for()
             limit = self._owner.config.dead_host_timeout
             if silent > limit and not self._suspected:
@@ -550,8 +558,8 @@ class Link(Outlet):
         if stream._path.node_id == self.core.peer_id:
             if self.round_trip >= _SHORT_PATH:
                 # Perhaps only because one of us was busy, or because of what waits in between.
-                if not self._ping_sent:
-                    self._send_ping()
+                if not self._pings:
+                    self.send_ping()
             elif stream.receive_window >= _SHORT_PATH_WINDOW:
                 # Also when it is not known yet. Each stream takes at most half of what is left, so that those who come later get some too.
                 limit = min(limit, (_SHORT_PATH_BUDGET + self._budget.used) // 2)

@@ -702,6 +702,43 @@ def test_a_link_knows_its_round_trip(bench: Bench, eventually: Eventually) -> No
     assert 0.04 <= link.round_trip < 1
 
 
+def test_answers_are_not_taken_for_those_of_later_questions(bench: Bench, eventually: Eventually) -> None:
+    server, client = bench.node(), bench.node()
+    bench.connect(server, client, delay=0.02)
+    (link,) = client.links()
+    eventually(lambda: link.round_trip > 0, "the first PING has been answered")
+    for _ in range(20):
+        # Half of a round trip apart: an answer to one comes soon after the next has been sent.
+        link.send_ping()
+        assert not link.ended.wait(0.02)
+    eventually(lambda: link._pings == 0, "all have been answered")
+    assert link.round_trip >= 0.04
+
+
+def test_a_fault_while_reading_ends_the_link_and_wakes_who_waits(bench: Bench, hub_errors: list[Any], monkeypatch: Any) -> None:
+    node = bench.node()
+    ours, theirs = tcp_pair()
+    link = node.attach(ours)
+    peer = bench.adopt(theirs)
+    peer.handshake(OWN_KIND)
+    peer.announce("sink", 7)
+    node.service_map.wait_for("sink", DEADLINE)
+    dialling = bench.spawn(node.dial, "sink", DEADLINE)
+    peer.receive_dial().send(SYN)
+    reader = bench.spawn(receive_until_error, dialling.get(timeout=DEADLINE))
+    peer.fence()
+
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(node._node, "receive", fail)
+    peer.announce("other", 8)
+    reader.get(timeout=DEADLINE)
+    assert link.ended.is_set()
+    assert [kind for _, kind, _ in hub_errors] == [ZeroDivisionError]
+    hub_errors.clear()
+
+
 def test_a_node_of_the_original_is_not_asked(bench: Bench) -> None:
     node = bench.node()
     peer, link = bench.raw(node)
