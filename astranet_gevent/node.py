@@ -493,6 +493,7 @@ class Node:
                     raise ConfigError(f"selector {selector!r} chose {chosen!r}, which is not one of the {len(candidates)} candidates")
                 key = next(key for key, service in candidates if service == chosen)
             tried.add(key)
+            attempt.sent = 0
             try:
                 return self._dial_service(key, chosen, attempt)
             except (DialRefusedError, NoRouteError, LinkLostError) as error:
@@ -690,15 +691,15 @@ class Attempt:
         self.deadline = deadline
         self.limit = limit
         self.data = data
-        # Bytes of it that have been sent with the last try.
+        # Bytes of it that the last try has sent, in full or in part.
         self.sent = 0
 
     def send_rest(self, stream: Stream) -> None:
         """Send what did not go with the dial. Raises StreamTimeout at the deadline."""
+        rest, self.sent = memoryview(self.data)[self.sent :], len(self.data)
         timeout = stream.gettimeout()
         stream.settimeout(max(0.001, self.deadline - time.monotonic()))
-        stream.sendall(memoryview(self.data)[self.sent :])
-        self.sent = len(self.data)
+        stream.sendall(rest)
         stream.settimeout(timeout)
 
     def may_have_arrived(self, error: Exception) -> bool:

@@ -16,7 +16,7 @@ cdef class FrameBuffer:
     cdef public object error
 
     # What a header says of its payload is a u32: Py_ssize_t would not hold it everywhere.
-    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, first=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long",
+    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, offset=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long",
                    max_payload="long long", frames=list)
     cpdef list decode(self, Py_ssize_t count)
 

@@ -170,14 +170,13 @@ class FrameBuffer:
                 self._end = 0
                 return [(command, key, bytes(view[HEADER_SIZE:end]))]
         self._end = end
-        position = first = self._start
+        # Positions are those in ``view``, which begins at ``offset`` in the slab.
+        position, offset = self._start, 0
         if end - position >= HEADER_SIZE and unpack(view, position)[2] < _LENT_PAYLOAD:
             # Small frames: one copy of all of them, then slices of bytes, which cost a fifth of a copy from a view each (60 ns, 300 ns).
             view = bytes(view[position:end])
-            end -= position
-            position = 0
-        else:
-            first = 0
+            position, offset = 0, position
+            end -= offset
         frames: list[Frame] = []
         append = frames.append
         while end - position >= HEADER_SIZE:
@@ -190,11 +189,11 @@ class FrameBuffer:
             if stop > end:
                 break
             if size >= _LENT_PAYLOAD and command == Command.DATA:
-                append((command, key, self._lend(first + body, first + stop)))
+                append((command, key, self._lend(offset + body, offset + stop)))
             else:
                 append((command, key, bytes(view[body:stop]) if size else b""))
             position = stop
-        self._compact(first + position)
+        self._compact(offset + position)
         return frames
 
     def _lend(self, start: int, stop: int) -> bytes | memoryview:

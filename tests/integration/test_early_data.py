@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from wire.peer import ACK, DATA, DIAL, FORCE_CLOSED, SYN, SYN_ACK, u32
+from wire.peer import ACK, DATA, DIAL, FORCE_CLOSED, SYN, SYN_ACK, RawStream, u32
 
 from astranet_gevent.errors import AstraNetError, ConfigError, DialRefusedError, LinkLostError
 
@@ -40,10 +41,11 @@ def dialling_one_of_two(bench: Bench, data: bytes) -> tuple[Any, Any, Any]:
         peer.announce("sink", 7)
         peer.fence()
 
-    def prefer_first(candidates: Any) -> Any:
-        return min(candidates, key=lambda server: server.node_id)
-
     return first, second, bench.spawn(outcome, lambda: node.dial("sink", DEADLINE, prefer_first, data=data))
+
+
+def prefer_first(candidates: Any) -> Any:
+    return min(candidates, key=lambda server: server.node_id)
 
 
 def test_data_is_there_before_the_answer(bench: Bench) -> None:
@@ -120,6 +122,39 @@ def test_what_may_have_arrived_is_not_sent_again(bench: Bench) -> None:
     assert isinstance(dial.get(timeout=DEADLINE), LinkLostError)
     second.assert_quiet()
     assert not [frame for frame in second.received if frame.cmd in (DIAL, DATA)]
+
+
+def test_what_was_being_sent_after_the_answer_is_not_sent_again_either(bench: Bench, eventually: Callable[..., None]) -> None:
+    """A node of the original gets the data once it has accepted, and is lost while that waits for room in the queue."""
+    node = bench.node(queue_bytes=65536)
+    first, link = bench.raw(node)
+    second, _ = bench.raw(node, node_id=first.node_id + 1)
+    for peer in (first, second):
+        peer.announce("sink", 7)
+        peer.fence()
+    opened = []
+    for _ in range(12):
+        dialling = bench.spawn(node.dial, (first.node_id, 7), DEADLINE)
+        answered = first.accept()
+        opened.append(dialling.get(timeout=DEADLINE))
+    # More than the connection holds, in small frames, of which no other stream's may be queued then.
+    for stream in opened:
+        bench.spawn(outcome, partial(send_small, stream))
+    eventually(lambda: not link.queue.small_room, "the queue is full")
+    dial = bench.spawn(outcome, lambda: node.dial("sink", DEADLINE, prefer_first, data=b"once"))
+    eventually(lambda: bool(link.dialing), "the dial is under way")
+    # It is not read either, so nothing but the order of ports tells which it is.
+    waiting = len(link.blocked)
+    RawStream(first, answered.rport + 1, 7).send(SYN)
+    eventually(lambda: len(link.blocked) > waiting, "the data waits for room")
+    first.close()
+    assert isinstance(dial.get(timeout=DEADLINE), LinkLostError)
+    second.assert_quiet()
+
+
+def send_small(stream: Any) -> None:
+    for _ in range(8):
+        stream.sendall(bytes(8000))
 
 
 def test_without_data_another_server_is_tried(bench: Bench) -> None:
