@@ -53,9 +53,11 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = harness.parser_of((__doc__ or "").partition("\n")[0], [*SCENARIOS, *PEERS])
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 3; with --quick 0.2")
-    parser.add_argument("--streams", type=int, action="append", metavar="N", help="of `echoes` and of `streams`, instead of their own")
-    parser.add_argument("--idle-streams", type=int, metavar="N", help="default 1,000,000; with --quick 10,000")
+    parser.add_argument("--seconds", type=harness.positive, metavar="S", help="of each measurement: default 3; with --quick 0.2")
+    parser.add_argument(
+        "--streams", type=harness.whole, action="append", metavar="N", help="of `echoes` and `streams`, instead of their own"
+    )
+    parser.add_argument("--idle-streams", type=harness.whole, metavar="N", help="default 1,000,000; with --quick 10,000")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
     parser.add_argument("--peers", action="store_true", help=f"also against what is installed of {', '.join(PEERS)}")
     options = parser.parse_args(arguments)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import signal
 import statistics
 import time
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import STEP_LIMIT, Child, ChildFailed, say, surroundings
+from harness import STEP_LIMIT, Child, ChildFailed, file_to_write, positive, say, surroundings, whole
 
 FAILED, INTERRUPTED = 1, 130
 PARTIES = str(Path(__file__).resolve().parent / "parties.py")
@@ -134,36 +133,12 @@ def returning_checks(before: dict[str, Facts], after: dict[str, Facts]) -> Itera
 # --- options ----------------------------------------------------------------------------------
 
 
-def positive(text: str) -> float:
-    """A number above 0, for argparse."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def whole(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def address_of(text: str) -> list[Any]:
     """``HOST:PORT``, for argparse."""
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return [host.strip("[]"), int(port)]
-
-
-def file_to_write(text: str) -> Path:
-    """A file that can be made, for argparse: a run of an hour must not end with finding out that it cannot."""
-    file = Path(text)
-    if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
-    return file
 
 
 def parser_of(description: str | None, minutes: float, at_once: int, service: str) -> argparse.ArgumentParser:

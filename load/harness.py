@@ -508,12 +508,36 @@ def pick_cores() -> Cores:
 Numbers = Iterator[tuple[str, dict[str, float]]]
 
 
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def file_to_write(text: str) -> Path:
+    """A file that can be made, for argparse: a run of an hour must not end with finding out that it cannot."""
+    file = Path(text)
+    if file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
+    return file
+
+
 def parser_of(title: str, scenarios: Collection[str]) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--quick", action="store_true", help="one short round: a look, not a result")
-    parser.add_argument("--rounds", type=int, metavar="N", help="default 5; with --quick 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there too")
+    parser.add_argument("--rounds", type=whole, metavar="N", help="default 5; with --quick 1")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write every value there too")
     parser.add_argument("--only", action="append", choices=scenarios, metavar="NAME", help=f"of {', '.join(scenarios)}")
     parser.add_argument("--no-progress", dest="progress", action="store_false", help="lines instead of a bar; without a terminal always")
     return parser

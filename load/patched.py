@@ -175,8 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [*(f"http-{greenlets}" for greenlets in GREENLETS), "memory", "others"]
     parser = harness.parser_of((__doc__ or "").partition("\n")[0], names)
-    parser.add_argument("--seconds", type=float, metavar="S", help="of each measurement: default 4; with --quick 1")
-    parser.add_argument("--connections", type=int, metavar="N", help="idle: default 5000; with --quick 1000")
+    parser.add_argument("--seconds", type=harness.positive, metavar="S", help="of each measurement: default 4; with --quick 1")
+    parser.add_argument("--connections", type=harness.whole, metavar="N", help="idle: default 5000; with --quick 1000")
     return parser.parse_args(arguments)
 
 

@@ -18,8 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from endurance import BOUNDS, Bound, Check, Facts, Record, file_to_write, held_text, perform, positive, whole
-from harness import STEP_LIMIT, Child, say
+from endurance import BOUNDS, Bound, Check, Facts, Record, held_text, perform
+from harness import STEP_LIMIT, Child, file_to_write, positive, say, whole
 
 CROWD = str(Path(__file__).resolve().parent / "crowd.py")
 UP = 6.0  # seconds

@@ -172,6 +172,18 @@ def test_peers_that_are_not_installed(arguments: list[str]) -> None:
     assert "round 1/1" not in done.stderr
 
 
+@pytest.mark.parametrize("script", ["bench.py", "patched.py"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--seconds", "nan", "nan is not above 0"), ("--rounds", "0", "0 is not above 0"), ("--json", "/nowhere/x", "cannot be written")],
+)
+def test_wrong_options_are_said_before_anything_is_measured(script: str, option: str, value: str, message: str) -> None:
+    ended = subprocess.run([sys.executable, str(LOAD / script), option, value], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert f"argument {option}: " in ended.stderr
+    assert message in ended.stderr
+
+
 @pytest.mark.parametrize("bar", [True, False])
 def test_progress_on_a_terminal(bar: bool) -> None:
     """A bar that names the scenario; lines where it is not wanted. Without a terminal there are lines: see run()."""
