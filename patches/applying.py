@@ -197,16 +197,23 @@ class Patch:
 
     def knows(self, host: Any) -> bool:
         """Whether a host means a service that somebody offers now."""
-        text = host_text(host) or ""
+        text, thing = self._thing_at(host)
         meant = self.rules.service_of(text)
-        return self.names.thing_of(text) is not None or (meant is not None and self._find(meant[0]) is not None)
+        return thing is not None or (meant is not None and self._find(meant[0]) is not None)
+
+    def _thing_at(self, host: Any) -> tuple[str, str | None]:
+        """A host as text, and the service whose address it is, also in the form that IPv6 sockets have for it."""
+        text = host_text(host) or ""
+        return text, self.names.thing_of(text.removeprefix(_MAPPED))
 
     def refuse_to_leak(self, host: Any) -> None:
         """Raise gaierror when a host that is about to be left to the system is the mesh's in any case."""
-        text = host_text(host) or ""
+        text, thing = self._thing_at(host)
         meant = self.rules.service_of(text)
-        if self.names.thing_of(text) is not None or (meant is not None and meant[1] and not makes_own_sockets()):
+        if thing is not None or (meant is not None and meant[1] and not makes_own_sockets()):
             raise socket.gaierror(socket.EAI_SERVICE, f"{text!r} is a service of the mesh: it has streams only")
+        if meant is None:
+            self._note_foreign(text)
 
     def _note_foreign(self, host: str) -> None:
         if not self.names.covers(host.removeprefix(_MAPPED)):
@@ -314,11 +321,8 @@ class Patch:
 
     def _service_at(self, host: Any) -> str | None:
         """The service that a program means by what it connects to: an address of ours, or a name."""
-        text = host_text(host)
-        if not text:
-            return None
-        service: str | None = self.names.thing_of(text.removeprefix(_MAPPED))
-        if service is None:
+        text, service = self._thing_at(host)
+        if service is None and text:
             service = self.service_of(text)
             # Asked last: parsing an address takes longer than all the rest.
             if service is not None and is_address(text):
@@ -346,7 +350,7 @@ class Patch:
         if mapped is not None:
             self._unused_bindings -= {key for key in self._unused_bindings if self.rules.bindings[key] == mapped}
             return parse_service(mapped)
-        service = self.names.thing_of(host) or self.bindable(host)
+        service = self._thing_at(host)[1] or self.bindable(host)
         if service is None:
             return None
         if not 0 <= port <= 65535:

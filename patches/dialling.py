@@ -42,8 +42,9 @@ class PendingDial:
         self._closed = False
         #: Called when the number is first asked for.
         self.on_polled: Callable[[], None] | None = None
-        # The greenlet that dials, while it does.
+        # The greenlet that dials, while it does, and its hub: whoever closes may have another.
         self._greenlet: Any = None
+        self._hub = gevent.get_hub()
 
     def start(self, dial: Callable[[], Stream], on_open: Callable[[Stream], None]) -> None:
         """Dial in a greenlet of its own."""
@@ -113,9 +114,14 @@ class PendingDial:
 
     def fileno(self) -> int:
         if self._readiness is None:
-            self._readiness = Readiness(self, busy=not self.writable)
-            if self.on_polled is not None:
-                self.on_polled()
+            self._readiness = readiness = Readiness(self, busy=not self.writable)
+            try:
+                if self.on_polled is not None:
+                    self.on_polled()
+            except BaseException:
+                self._readiness = None
+                readiness.close()
+                raise
         return self._readiness.fileno()
 
     def wake_when_readable(self, waiter: Any) -> None:
@@ -178,7 +184,8 @@ class PendingDial:
         # A dial that is ended this way tells the far node, and takes its stream out of every table.
         self._closed = True
         if self._greenlet is not None:
-            gevent.get_hub().loop.run_callback(self._end)
+            loop = self._hub.loop
+            (loop.run_callback if gevent.get_hub() is self._hub else loop.run_callback_threadsafe)(self._end)
         if self._readiness is not None:
             self._readiness.close()
             self._readiness = None

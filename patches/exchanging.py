@@ -5,10 +5,11 @@ from __future__ import annotations
 import _socket
 import os
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from .dialling import PendingDial
-from .listening import RawListener
+from .listening import RawListener, make_placeholder
 from .options import changed_options
 from .raw import RawSocket, RawStream
 
@@ -22,18 +23,12 @@ Seen = dict[int, weakref.ref[Any]]
 def exchange(sock: Any, raw: RawStream | RawListener, seen: Seen) -> None:
     """Put ``raw`` in place of what the socket holds, which is closed; its number stays if somebody knows it."""
     system = sock._sock
-    if isinstance(raw, RawStream) and _known_number(system, seen) >= 0:
+    number = _known_number(system, seen)
+    if isinstance(raw, RawStream) and number >= 0:
         # What may fail for want of descriptors, while nothing has been changed.
         raw.prepare_number()
     _carry_options(system, raw)
-    for watcher in (sock._read_event, sock._write_event):
-        watcher.close()
-    if isinstance(system, RawListener) and isinstance(raw, RawStream):
-        number, raw.bound = system.give_up()
-    else:
-        number = _give_up(sock, system, seen)
-    if number >= 0:
-        raw.keep_number(number)
+    _succeed(sock, system, (sock._read_event, sock._write_event), raw, number)
     _put(sock, raw)
 
 
@@ -44,20 +39,27 @@ class Loan:
     costs more than what polls a stream.
     """
 
-    __slots__ = ("_dial", "_events", "_raw", "_seen", "_sock", "_system")
+    __slots__ = ("_dial", "_events", "_placeholder", "_raw", "_seen", "_sock", "_system")
 
     def __init__(self, sock: Any, dial: PendingDial, raw: RawStream, seen: Seen) -> None:
         self._sock, self._dial, self._raw, self._seen = sock, dial, raw, seen
         self._system: Any = sock._sock
         self._events = sock._read_event, sock._write_event
-        _carry_options(self._system, raw)
+        # What stands under a listener's number again when it is taken back: got while failing does no harm.
+        self._placeholder = -1
+        try:
+            _carry_options(self._system, raw)
+        except BaseException:
+            raw.close()
+            raise
         dial.on_polled = self._lend_number
         _put(sock, raw)
 
     def _lend_number(self) -> None:
         system, raw = self._system, self._raw
-        number = system.fileno()
+        number = system.known_number if isinstance(system, RawListener) else system.fileno()
         if isinstance(system, RawListener):
+            self._placeholder = make_placeholder()
             if number < 0:
                 return
             system.lend_number()
@@ -74,13 +76,8 @@ class Loan:
         number = _known_number(system, self._seen)
         if number >= 0:
             raw.prepare_number()
-        self._close_events()
-        if isinstance(system, RawListener):
-            _, raw.bound = system.give_up()
-        else:
-            _give_up(sock, system, self._seen)
-        if number >= 0:
-            raw.keep_number(number)
+        _succeed(sock, system, self._events, raw, number)
+        self._drop_placeholder()
         if sock._read_event.callback is sock._write_event.callback is None:
             # Nobody waits with these: others reach the stream with a call less.
             sock._read_event, sock._write_event = raw.watchers()
@@ -91,7 +88,9 @@ class Loan:
         sock, raw, system = self._sock, self._raw, self._system
         if sock._sock is not raw:
             # Closed meanwhile, or taken over by a socket object that wraps it.
-            self._close_events()
+            for event in self._events:
+                event.close()
+            self._drop_placeholder()
             system.close()
             return
         number = raw.take_number()
@@ -100,7 +99,7 @@ class Loan:
         if number < 0:
             return
         if isinstance(system, RawListener):
-            system.take_number_back(number)
+            system.take_number_back(number, self._placeholder)
         else:
             os.dup2(system.fileno(), number, inheritable=False)
             system.close()
@@ -109,9 +108,10 @@ class Loan:
         # For those who poll it: there is something else under the number.
         sock.hub.loop.closing_fd(number)
 
-    def _close_events(self) -> None:
-        for event in self._events:
-            event.close()
+    def _drop_placeholder(self) -> None:
+        if self._placeholder >= 0:
+            os.close(self._placeholder)
+            self._placeholder = -1
 
 
 def _put(sock: Any, raw: RawSocket) -> None:
@@ -122,7 +122,7 @@ def _put(sock: Any, raw: RawSocket) -> None:
 def _known_number(system: Any, seen: Seen) -> int:
     """The number of what a socket holds if somebody may know it, else -1."""
     if isinstance(system, RawListener):
-        return system.fileno()
+        return system.known_number
     number: int = _socket.socket.fileno(system)
     known = seen.get(number)
     return number if known is not None and known() is system else -1
@@ -134,13 +134,20 @@ def _carry_options(system: Any, raw: RawStream | RawListener) -> None:
         raw.setsockopt(level, option, value)
 
 
-def _give_up(sock: Any, system: Any, seen: Seen) -> int:
-    """Close a socket of the system; its number, still open, if somebody may know it, else -1."""
-    sock.hub.loop.closing_fd(_socket.socket.fileno(system))
-    if _known_number(system, seen) >= 0:
-        return int(system.detach())
-    system.close()
-    return -1
+def _succeed(sock: Any, system: Any, events: Iterable[Any], raw: RawStream | RawListener, number: int) -> None:
+    """End what was there before, but for ``number``, if that is known: it is the raw socket's from now on."""
+    for event in events:
+        event.close()
+    if isinstance(system, RawListener):
+        system.give_up()
+    else:
+        sock.hub.loop.closing_fd(_socket.socket.fileno(system))
+        if number >= 0:
+            system.detach()
+        else:
+            system.close()
+    if number >= 0:
+        raw.keep_number(number)
 
 
 def _remade(system: Any, number: int) -> Any:

@@ -94,6 +94,7 @@ class Hooks:
             self._replace(GeventSocket, "_internal_connect", self._make_connect(GeventSocket._internal_connect))
             self._replace(GeventSocket, "bind", self._make_bind(GeventSocket.bind))
             self._replace(GeventSocket, "sendto", self._make_sendto(GeventSocket.sendto))
+            self._replace(GeventSocket, "sendmsg", self._make_sendmsg(GeventSocket.sendmsg))
             self._replace(GeventSocket, "fileno", self._make_fileno(GeventSocket.fileno))
             self._replace(GeventSocket, "dup", self._make_dup(GeventSocket.dup))
             self._replace(GeventSocket, "set_inheritable", self._make_set_inheritable(GeventSocket.set_inheritable))
@@ -215,17 +216,30 @@ class Hooks:
         return bind
 
     def _make_sendto(self, original: Any) -> Any:
-        patches = self.patches
-
         def sendto(self: Any, *args: Any) -> Any:
-            # The system looks names up by itself here.
-            if len(args) > 1 and isinstance(args[-1], tuple) and args[-1]:
-                for patch in patches:
-                    if args[-1][0] not in patch.foreign:
-                        patch.refuse_to_leak(args[-1][0])
+            if len(args) > 1:
+                hooks._refuse_to_leak(args[-1])
             return original(self, *args)
 
+        hooks = self
         return sendto
+
+    def _make_sendmsg(self, original: Any) -> Any:
+        def sendmsg(self: Any, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None) -> Any:
+            if address is not None:
+                hooks._refuse_to_leak(address)
+            return original(self, buffers, ancdata, flags, address)
+
+        hooks = self
+        return sendmsg
+
+    def _refuse_to_leak(self, address: Any) -> None:
+        """For the calls in which the system looks names up by itself."""
+        if isinstance(address, tuple) and address:
+            host = address[0]
+            for patch in self.patches:
+                if host.__class__ is not str or host not in patch.foreign:
+                    patch.refuse_to_leak(host)
 
     def _make_fileno(self, original: Any) -> Any:
         seen = self._seen
@@ -334,6 +348,8 @@ class Hooks:
             return system.connect((service, port))
         if not system:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if not isinstance(system, RawListener) and _is_connected(system):
+            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
         self._hook_init()
         if sock.timeout == 0.0:
             self._connect_later(sock, patch, service, port)
@@ -453,6 +469,14 @@ def _is_listening(system: Any, patch: Patch) -> bool:
     except OSError:
         return bool(system.getsockname()[1])
     return False
+
+
+def _is_connected(system: Any) -> bool:
+    try:
+        system.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _kind(system: Any) -> SocketKind:

@@ -21,7 +21,7 @@ from .descriptors import make_descriptor, make_token
 from .raw import Address, RawSocket, RawStream, SocketKind, full_address, short_port, would_block
 from .watchers import Watcher
 
-__all__ = ["Offer", "RawListener", "withdraw_unused"]
+__all__ = ["Offer", "RawListener", "make_placeholder", "withdraw_unused"]
 
 # What forks to start programs: gevent's subprocess, the interpreter's with preexec_fn, os.spawn*().
 _STARTERS: Final = frozenset((("gevent.subprocess", "_execute_child"), ("subprocess", "_execute_child"), ("os", "_spawnvef")))
@@ -77,23 +77,19 @@ class Offer:
         self._raws.add(raw)
         self._open += 1
 
-    def leave(self, raw: RawListener) -> Callable[[int], Listener]:
-        """One less: the last ends the listener. What the bind holds, for who wants to keep it."""
+    def leave(self, raw: RawListener) -> None:
+        """One less: the last ends the listener."""
         self._raws.discard(raw)
         self._open -= 1
-        bind = self._bind
         if not self._open:
             self.backlog = 0
             _offered.discard(self)
-            # With it goes whatever the patch holds for as long as this socket is bound.
-            self._bind = _closed
             if self.listener is not None:
                 try:
                     self.listener.close()
                 except WrongThreadError:
                     # The last reference was let go of in another thread.
                     self.listener.close_soon()
-        return bind
 
     def wait(self, watcher: Watcher) -> None:
         """Have a watcher told when somebody dials."""
@@ -122,12 +118,18 @@ class Offer:
         return listener
 
     def _make(self) -> Listener:
-        self.listener = listener = self._bind(self.backlog)
-        listener.setblocking(False)
+        listener = self._bind(self.backlog)
+        try:
+            listener.setblocking(False)
+            for raw in self._raws:
+                raw.poll(listener)
+        except BaseException:
+            # There was no descriptor left to poll it: then it is not offered either.
+            listener.close()
+            raise
+        self.listener = listener
         self._thread = get_ident()
         _offered.add(self)
-        for raw in self._raws:
-            raw.poll(listener)
         return listener
 
     def start(self, backlog: int) -> None:
@@ -207,7 +209,7 @@ class RawListener(RawSocket):
         """
         listener = self._offer.look() if self.offered else None
         if self._number < 0:
-            self._number = _make_placeholder() if listener is None else os.dup(listener.fileno())
+            self._number = make_placeholder() if listener is None else os.dup(listener.fileno())
             self._register(self._number)
         return self._number
 
@@ -267,19 +269,23 @@ class RawListener(RawSocket):
     def connect_ex(self, address: Any) -> int:
         return errno.EISCONN if self.offered else errno.EINVAL
 
-    def give_up(self) -> tuple[int, Any]:
-        """For a stream to take this one's place: the number that the program has seen, if any, else -1; and what the bind holds."""
-        number, self._number = self._number, -1
+    @property
+    def known_number(self) -> int:
+        """The number that the program has seen, if any, else -1."""
+        return self._number
+
+    def give_up(self) -> None:
+        """For a stream to take this one's place, and its number."""
+        self._number = -1
         self._open = False
-        return number, self._offer.leave(self)
+        self._offer.leave(self)
 
     def lend_number(self) -> None:
         """A stream that is being dialled has the number that the program has seen, if any."""
         self._number = -1
 
-    def take_number_back(self, number: int) -> None:
-        """There is nothing to be read under it again."""
-        placeholder = _make_placeholder()
+    def take_number_back(self, number: int, placeholder: int) -> None:
+        """There is nothing to be read under it again: ``placeholder``, which is closed, stands there."""
         os.dup2(placeholder, number, inheritable=False)
         os.close(placeholder)
         self.keep_number(number)
@@ -307,14 +313,10 @@ class RawListener(RawSocket):
         self._offer.leave(self)
 
 
-def _make_placeholder() -> int:
+def make_placeholder() -> int:
     """A number for a socket that does not listen yet: there is nothing to be read under it."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()
 
 
 def _do_nothing(watcher: Watcher) -> None:
     """Of a watcher for which there is never a reason."""
-
-
-def _closed(backlog: int) -> Listener:
-    raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -149,7 +149,7 @@ def would_block() -> BlockingIOError:
 class RawStream(RawSocket):
     """A stream, or one that is being dialled."""
 
-    __slots__ = ("_polled", "_shares", "_stream", "bound", "peer_address", "recv", "recv_into", "send")
+    __slots__ = ("_polled", "_shares", "_stream", "peer_address", "recv", "recv_into", "send")
 
     # The stream's own: methods here that call them would add 0.3 us to every call; these take 200 bytes per connection.
     recv: Callable[..., bytes]
@@ -166,7 +166,6 @@ class RawStream(RawSocket):
         self._shares: list[int] | None = None
         self.peer_address = peer_address
         # What a bind before the connect holds, for as long as this is open.
-        self.bound: Any = None
 
     def __repr__(self) -> str:
         return f"<socket object of the mesh, {self._stream!r}>"
@@ -326,7 +325,6 @@ class RawStream(RawSocket):
             raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it cannot be duplicated or detached")
 
     def _end(self) -> None:
-        self.bound = None
         by_number.pop(self._polled, None)
         if self._shares is not None:
             self._shares[0] -= 1

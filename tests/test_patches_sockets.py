@@ -275,6 +275,100 @@ with patches.apply(client) as patch:
                 assert select.select([sock], [], [], 0)[0] == []
             sock.close()
 """,
+    "datagrams do not tell names": """
+serve(StreamServer(("echo", 7), echo))
+client.service_map.wait_for("echo", 10)
+with patches.apply(client):
+    synthetic = socket.gethostbyname("echo.mesh")
+    for family, host in ((socket.AF_INET, "echo.mesh"), (socket.AF_INET, synthetic), (socket.AF_INET6, f"::ffff:{synthetic}")):
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            raises(socket.gaierror, socket.EAI_SERVICE, sock.sendto, b"x", (host, 9))
+            raises(socket.gaierror, socket.EAI_SERVICE, sock.sendmsg, [b"x"], [], 0, (host, 9))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        one.settimeout(10)
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+        for host in ("127.0.0.1", bytearray(b"127.0.0.1")):
+            assert other.sendto(b"x", (host, port)) == other.sendmsg([b"x"], [], 0, (host, port)) == 1
+            assert one.recv(9) == one.recv(9) == b"x"
+    # The same address in the form that IPv6 sockets have for it is the mesh's to bind and to connect.
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind((f"::ffff:{synthetic}", 1234))
+        sock.connect((f"::ffff:{synthetic}", 7))
+        sock.sendall(b"x")
+        assert exactly(sock, 1) == b"x"
+    # Who is connected elsewhere stays so.
+    plain = gevent.server.StreamServer(("127.0.0.1", 0), lambda sock, address: sock.sendall(b"plain"))
+    plain.start()
+    with socket.create_connection(("127.0.0.1", plain.server_port), 10) as sock:
+        raises(OSError, errno.EISCONN, sock.connect, ("echo.mesh", 7))
+        assert exactly(sock, 5) == b"plain"
+    plain.stop()
+""",
+    "no descriptor left": """
+import resource
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+def none_left():
+    # The next number is the first that may not be.
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limit[1]))
+
+client.join(server.listen(("127.0.0.1", 0)).address).wait_ready(10)
+with patches.apply(server, name_wait=0.2):
+    sock = socket.socket()
+    sock.bind(("site", 7))
+    sock.fileno()
+    none_left()
+    raises(OSError, errno.EMFILE, sock.listen)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert "site" not in server.service_map
+    sock.listen()
+    client.service_map.wait_for("site", 10)
+    gevent.spawn(client.dial, "site:7", 10)
+    assert select.select([sock], [], [], 10)[0] == [sock]
+    sock.accept()[0].close()
+    sock.close()
+    # A connect that fails needs none to put things back.
+    before = len(os.listdir("/proc/self/fd"))
+    for asked in ("before", "meanwhile"):
+        sock = socket.socket()
+        sock.bind(("from-here", 1234))
+        number = sock.fileno() if asked == "before" else None
+        greenlet = gevent.spawn(sock.connect_ex, ("nobody.mesh", 7))
+        greenlet.start()
+        with gevent.Timeout(10, AssertionError("it does not connect")):
+            while type(sock._sock).__name__ != "RawStream":
+                gevent.sleep(0)
+        number = number or sock.fileno()
+        assert sock.fileno() == number
+        none_left()
+        try:
+            with gevent.Timeout(10, AssertionError("it does not end")):
+                raises(socket.gaierror, socket.EAI_NONAME, greenlet.get)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert sock.fileno() == number
+        sock.close()
+    with gevent.Timeout(10, False):
+        while len(os.listdir("/proc/self/fd")) > before:
+            gevent.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before
+""",
+    "closed by another thread while it waits": """
+joined()
+gevent.get_hub().NOT_ERROR += (OSError,)
+with patches.apply(client, name_wait=30):
+    sock = socket.socket()
+    greenlet = gevent.spawn(sock.connect, ("nobody.mesh", 7))
+    with gevent.Timeout(10, AssertionError("it does not connect")):
+        while type(sock._sock).__name__ != "RawStream":
+            gevent.sleep(0)
+    gevent.get_hub().threadpool.apply(sock.close)
+    with gevent.Timeout(10, AssertionError("it does not end")):
+        raises(OSError, errno.EBADF, greenlet.get)
+""",
     "closed while it waits to be connected": """
 # The far side answers nothing while its cable is frozen, and has everything afterwards.
 from astranet_gevent.testing import Network
