@@ -81,6 +81,12 @@ class RawSocket:
         by_number[number] = weakref.ref(self)
         self._identity = identity(number)
 
+    def _unregister(self, number: int) -> None:
+        # By now another one may be found by it. One whose references have been cleared is this one, at its end.
+        known = by_number.get(number)
+        if known is not None and known() in (None, self):
+            del by_number[number]
+
     def is_under(self, number: int) -> bool:
         """Whether the number, under which this was registered, still stands for it: a program may have closed it."""
         try:
@@ -100,7 +106,7 @@ class RawSocket:
     def _close_number(self) -> None:
         number, self._number = self._number, -1
         if number >= 0:
-            by_number.pop(number, None)
+            self._unregister(number)
             _close(number)
 
     def getsockname(self) -> Any:
@@ -212,7 +218,7 @@ class RawStream(RawSocket):
         if known < 0 or not self.is_under(known):
             # The program may have closed it, and another file may have it by now.
             return -1
-        by_number.pop(known, None)
+        self._unregister(known)
         if number < 0:
             self._stream.release_descriptor()
         return known
@@ -313,7 +319,7 @@ class RawStream(RawSocket):
         known, self._number = (self._number if self._number >= 0 else polled), -1
         number = make_descriptor(stream)
         if known >= 0:
-            by_number.pop(known, None)
+            self._unregister(known)
             os.dup2(number, known, inheritable=False)
             os.close(number)
         if polled not in (-1, known):
@@ -325,7 +331,7 @@ class RawStream(RawSocket):
             raise OSError(errno.EOPNOTSUPP, "the socket is still connecting: it cannot be duplicated or detached")
 
     def _end(self) -> None:
-        by_number.pop(self._polled, None)
+        self._unregister(self._polled)
         if self._shares is not None:
             self._shares[0] -= 1
             if self._shares[0] > 0:

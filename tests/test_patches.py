@@ -47,6 +47,15 @@ def exactly(sock, size):
         parts += part
     return bytes(parts)
 
+def tls_contexts(name):
+    import trustme
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    return context, trusting
+
 def raises(kind, code, function, *args):
     try:
         function(*args)
@@ -470,15 +479,10 @@ with patches.apply(client):
     sock.close()
 """,
     "tls without waiting": """
-import trustme
-authority = trustme.CA()
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-authority.issue_cert("secure.mesh").configure_cert(context)
+context, trusting = tls_contexts("secure.mesh")
 def digest(sock, address):
     sock.sendall(hashlib.sha256(exactly(sock, 10_000_000)).digest())
 serve(StreamServer(("secure", 443), digest, ssl_context=context))
-trusting = ssl.create_default_context()
-authority.configure_trust(trusting)
 with patches.apply(client):
     sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
     sock.setblocking(False)
@@ -501,12 +505,7 @@ with patches.apply(client):
     "tls sends that are given up": """
 import array
 import gevent.event
-import trustme
-authority = trustme.CA()
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-authority.issue_cert("secure.mesh").configure_cert(context)
-trusting = ssl.create_default_context()
-authority.configure_trust(trusting)
+context, trusting = tls_contexts("secure.mesh")
 received = {}
 gate = gevent.event.Event()
 def take(sock, address):
@@ -561,10 +560,7 @@ with patches.apply(client):
 """,
     "reset under tls": """
 import gevent.event
-import trustme
-authority = trustme.CA()
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-authority.issue_cert("secure.mesh").configure_cert(context)
+context, trusting = tls_contexts("secure.mesh")
 ended = gevent.event.Event()
 def end(sock, address):
     assert sock.recv(5) == b"hello"
@@ -573,8 +569,6 @@ def end(sock, address):
     ended.set()
 serve(StreamServer(("secure", 443), end, ssl_context=context))
 serve(StreamServer(("echo", 7), echo))
-trusting = ssl.create_default_context()
-authority.configure_trust(trusting)
 with patches.apply(client):
     sock = trusting.wrap_socket(socket.create_connection(("secure.mesh", 443), 10), server_hostname="secure.mesh")
     sock.sendall(b"hello")

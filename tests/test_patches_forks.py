@@ -189,8 +189,15 @@ assert "site" not in mesh.service_map
 # A fork while another greenlet starts a program is one for all that.
 listener.close()
 listener = socket.create_server(("site", 0))
+def functions(frame):
+    while frame is not None:
+        yield frame.f_code.co_name
+        frame = frame.f_back
 starting = gevent.spawn(check_call, ["sleep", "0.2"])
-gevent.sleep(0.05)
+with gevent.Timeout(10, AssertionError("it does not start a program")):
+    # Until that greenlet is in the middle of it: it has forked, and waits for what its child says.
+    while "_execute_child" not in functions(starting.gr_frame):
+        gevent.sleep(0)
 assert "site" in mesh.service_map
 assert ended(in_child(lambda: None)) == 0
 assert "site" not in mesh.service_map

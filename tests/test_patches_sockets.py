@@ -545,12 +545,7 @@ with patches.apply(client, name_wait=0.1) as patch:
         sock.close()
 """,
     "TLS around a listener, and without waiting": """
-import trustme
-authority = trustme.CA()
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-authority.issue_cert("secure.mesh").configure_cert(context)
-trusting = ssl.create_default_context()
-authority.configure_trust(trusting)
+context, trusting = tls_contexts("secure.mesh")
 
 def serve_one(listener):
     sock, address = listener.accept()
