@@ -50,7 +50,7 @@ bench: $(STAMP)  ## streams on one link against a TCP connection each: make benc
 # The tests that say what a stream, a link and the wire are; TESTS=tests runs all. Of the conformance suite not what gevent's own sockets do,
 # which the build does not change. Run from elsewhere: programs started here would import the checkout.
 compiled: $(COMPILED_STAMP)  ## the compiled variant (needs a C compiler) in an environment of its own, and its core tests
-	@$(COMPILED)/bin/python -I -m astranet_gevent --version | tee /dev/stderr | grep -q '(compiled'
+	@version=$$($(COMPILED)/bin/python -I -m astranet_gevent --version) && echo "$$version" && case $$version in *'(compiled'*) ;; *) exit 1 ;; esac
 	cd $(COMPILED) && bin/python $(abspath $(BIN))/pytest -c $(CURDIR)/pyproject.toml $(PARALLEL) $(or $(ARGS),-q -k 'not (gevent- or mesh-unix)') $(abspath $(TESTS))
 
 format: $(STAMP)  ## apply what `make check` would ask for, where a tool can
