@@ -246,6 +246,7 @@ class Node:
         link.add(stream)
         if listener.offer(stream):
             back = reverse_key(key)
+            link.accepted = True
             link.send_control(encode_frame(Command.SYN, back))
             if not path.capabilities.own_kind:
                 link.send_control(encode_frame(Command.SYN_ACK, back))

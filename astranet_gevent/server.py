@@ -110,10 +110,10 @@ class _ListenerServer(gevent_server.StreamServer):
 
     def do_read(self) -> Any:
         """The next ``(stream, (node_id, port))``, None if there is none."""
+        if not self.socket.readable:
+            return None
         try:
             return self.socket.accept_nowait()
-        except BlockingIOError:
-            return None
         except StreamClosedError:
             # Closed by its owner, or with its node: the end of this server, and not an error.
             self.close()

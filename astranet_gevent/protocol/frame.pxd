@@ -16,9 +16,14 @@ cdef class FrameBuffer:
     cdef public object error
 
     # What a header says of its payload is a u32: Py_ssize_t would not hold it everywhere.
-    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, offset=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long",
-                   max_payload="long long", frames=list)
+    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, after=Py_ssize_t, size="long long", frames=list, is_small=bint)
     cpdef list decode(self, Py_ssize_t count)
+
+    @cython.locals(run=bytes, end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long")
+    cdef Py_ssize_t _cut_small(self, list frames, Py_ssize_t start) except -1
+
+    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long")
+    cdef Py_ssize_t _cut_large(self, list frames, Py_ssize_t start) except -1
 
     cdef _lend(self, Py_ssize_t start, Py_ssize_t stop)
 

@@ -110,6 +110,8 @@ class SocketConn:
         self._hub = hub
         self._read_watcher: Any = hub.loop.io(self._raw.fileno(), 1)
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
+        # Apart from that of send_all(): both may wait at the same time.
+        self._again_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
         self.batch_bytes = BATCH_BYTES
         self._look_due = 0.0
         # What the system had counted at the last look: bytes acknowledged, microseconds during which there was something to send.
@@ -176,6 +178,14 @@ class SocketConn:
             self._hub.wait(self._write_watcher)
             left = self.try_send(left)
 
+    def when_writable(self, callback: Callable[[], None]) -> None:
+        """Call back once, in the hub, when the loop next finds that something can be sent."""
+        self._again_watcher.start(self._on_writable, callback)
+
+    def _on_writable(self, callback: Callable[[], None]) -> None:
+        self._again_watcher.stop()
+        callback()
+
     def _suit_path(self) -> None:
         """Have less wait in the system the slower the path is."""
         self._look_due = monotonic() + _LOOK_INTERVAL
@@ -215,7 +225,7 @@ class SocketConn:
             self._raw.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        for watcher in (self._read_watcher, self._write_watcher):
+        for watcher in (self._read_watcher, self._write_watcher, self._again_watcher):
             watcher.stop()
             watcher.close()
         self._raw.close()

@@ -31,6 +31,7 @@ cdef class Link(Outlet):
     cdef double _ping_sent
     cdef long long _pings
     cdef object _ready
+    cdef public bint accepted
     cdef bint _discarding
     cdef bint _suspected
     cdef dict _readable

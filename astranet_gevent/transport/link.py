@@ -127,6 +127,8 @@ class Link(Outlet):
         self._ping_sent = 0.0
         self._pings = 0
         self._ready = Event()
+        # Whether a dial has been accepted since the last frames were handled.
+        self.accepted = False
         # Set once we have closed: what still comes is not for anybody.
         self._discarding = False
         self._suspected = False
@@ -245,7 +247,6 @@ class Link(Outlet):
         if error is not None:
             self._reading_ended(error)
         self._run_receivers()
-        self._note_received()
 
     def _reading_ended(self, error: Exception | None) -> None:
         if isinstance(self._conn, SocketConn):
@@ -434,6 +435,11 @@ class Link(Outlet):
     def _run_receivers(self) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
+        if self.accepted:
+            self.accepted = False
+            if self._readable:
+                # Whoever dialled has work as soon as it hears of it.
+                self.flush_early()
         self._run_noted()
         self.flush_scheduled = was_scheduled
         if not self._writing and self.wants_flush():

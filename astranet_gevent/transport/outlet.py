@@ -100,6 +100,15 @@ class Outlet:
         self.flush_scheduled = True
         self.hub.loop.run_callback(self._flush)
 
+    def _continue_flush(self) -> None:
+        """Have the rest of the queue sent after the loop has looked for what there is to read: callbacks would go before that for 5 ms."""
+        conn = self._conn
+        if isinstance(conn, SocketConn):
+            self.flush_scheduled = True
+            conn.when_writable(self._flush)
+        else:
+            self.schedule_flush()
+
     # -- early answers ---------------------------------------------------------------------------------------------------------
 
     def start_answers(self, count: int) -> None:
@@ -140,7 +149,7 @@ class Outlet:
             return
         if queue.small or queue.control or queue.turns:
             if not self.flush_scheduled:
-                self.schedule_flush()
+                self._continue_flush()
         elif not self.flush_scheduled:
             if self._flushed is not None:
                 self._flushed.set()

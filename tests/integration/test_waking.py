@@ -8,7 +8,9 @@ from typing import Any
 import gevent
 
 from astranet_gevent import Stream
+from astranet_gevent.protocol.frame import Command
 from astranet_gevent.transport.conn import Buffer, SocketConn
+from astranet_gevent.transport.send_queue import TurnSource
 
 from .tools import DEADLINE, Bench, deadline, receive_exactly, tcp_pair
 
@@ -87,3 +89,62 @@ def test_an_answer_in_parts_is_sent_at_once(bench: Bench) -> None:
         answers = [sent for sent in conn.sent if b"head" in sent or b"body" in sent]
         assert [b"head" in sent and b"body" in sent for sent in answers] == [True] * 3, answers
         near.close()
+
+
+def test_a_dial_is_answered_before_readers_run(bench: Bench) -> None:
+    """The one who dialled works on while the readers make their answers."""
+    with deadline():
+        near, far, conn = connect(bench)
+        bench.spawn(lambda: far.sendall(far.recv(100)))
+        gevent.idle()
+        node_id, port = near.getpeername()
+        # Both go out, and arrive, together.
+        near.sendall(b"question")
+        near._path.link._owner.dial((node_id, port), DEADLINE, None)  # type: ignore[attr-defined]
+        assert receive_exactly(near, 8) == b"question"
+        assert [(sent[0] == Command.SYN, b"question" in sent) for sent in conn.sent[-2:]] == [(True, False), (False, True)]
+        near.close()
+
+
+class BottomlessConn(SocketConn):
+    """Takes, once opened, whatever it is given, and notes how much between two looks of the loop at what has come."""
+
+    is_open = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.taken = [0]
+        self._check = gevent.get_hub().loop.check()
+        self._check.start(lambda: self.taken.append(0))
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        if not self.is_open:
+            return super().try_send(parts)
+        self.taken[-1] += sum(map(len, parts))
+        return ()
+
+    def close(self) -> None:
+        self._check.close()
+        super().close()
+
+
+def test_a_link_that_is_never_full_reads_between_its_batches(bench: Bench) -> None:
+    total = 16 * 1024 * 1024
+    with deadline():
+        one, other = bench.node(), bench.node()
+        ends = tcp_pair()
+        conn = BottomlessConn(ends[1], gevent.get_hub(), other.config)
+        links = one.attach(ends[0]), other.attach(conn)
+        for link in links:
+            link.wait_ready(DEADLINE)
+        conn.is_open = True
+        source = TurnSource()
+        for _ in range(total // 65536):
+            links[1].queue.push_turn(source, (bytes(65536),))
+        links[1].schedule_flush()
+        while links[1].queue:
+            gevent.idle()
+        assert sum(conn.taken) >= total
+        assert max(conn.taken) <= total / 4
+        for link in links:
+            link.end(None)
