@@ -2,7 +2,6 @@
 cimport cython
 
 cdef object _STEPS
-cdef long long _HALVED_WINDOW
 
 
 cdef class StreamCore:

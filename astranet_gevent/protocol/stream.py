@@ -20,7 +20,7 @@ from typing import Final
 
 from .window import INITIAL_WINDOW, next_window
 
-__all__ = ["Step", "StreamCore", "StreamState"]
+__all__ = ["CREDIT_BYTES", "Step", "StreamCore", "StreamState"]
 
 
 class StreamState(IntEnum):
@@ -89,8 +89,9 @@ Payload = bytes | memoryview
 Buffered = Payload | deque[Payload] | None
 
 
-# Windows up to this size are credited in halves, larger ones in quarters.
-_HALVED_WINDOW: Final = 512 * 1024
+# Credit that goes back however large the window is: over a long path what is not returned yet is missing from the rate. Less of it would
+# only wake the sender more often.
+CREDIT_BYTES: Final = 256 * 1024
 
 # From this number on payloads are joined while they are smaller than this on average.
 _MANY_PAYLOADS: Final = 512
@@ -257,11 +258,10 @@ class StreamCore:
     def consume(self, count: int) -> int:
         """Note that the application took ``count`` bytes; the credit to return now, 0 until enough of the window has come together.
 
-        Half of a window; a quarter of one over 512 KiB: over a long path what is not returned yet is missing from the rate. Of smaller ones
-        it would only wake the sender more often.
+        Half of a window, or CREDIT_BYTES.
         """
         uncredited = self.uncredited + count
-        if uncredited * (2 if self.receive_window <= _HALVED_WINDOW else 4) < self.receive_window:
+        if uncredited < CREDIT_BYTES and uncredited * 2 < self.receive_window:
             self.uncredited = uncredited
             return 0
         self.uncredited = 0

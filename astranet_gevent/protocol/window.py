@@ -1,7 +1,7 @@
 """Flow control arithmetic: what may still be sent, what may still arrive, and when credit goes back.
 
 Every stream has 64 KiB in each direction to begin with. The receiver gives credit (REWIND) only for bytes that the application took, half a
-window at a time, a quarter of a large one. Between peers of our own kind a sender that the window holds back says so (BLOCKED), and the
+window at a time, 256 KiB of a large one. Between peers of our own kind a sender that the window holds back says so (BLOCKED), and the
 receiver then doubles the window (WND_SIZE) with the next credit, that is when the application has read. A receiver cannot tell a held-back
 sender from a slow one by itself: on a long path the second half of a window is still under way when the first has been read.
 """

@@ -17,7 +17,7 @@ from ..config import Config
 from ..protocol.frame import HEADER_SIZE, Command, address_key, encode_frame, encode_header, reverse_key
 from .link import Link
 from .path import ResetCode, encode_reset
-from .send_queue import SMALL_FRAME, TurnSource
+from .send_queue import SMALL_FRAME, UNJOINED_PAYLOAD, TurnSource
 
 __all__ = ["Relay", "RelayPair", "encode_unreachable"]
 
@@ -113,18 +113,24 @@ class Relay:
             if pair is None:
                 return
         self.frames += 1
-        target = pair.target
-        if command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
+        if command != Command.DATA and command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
             self._forward_control(pair, command, encode_frame(command, key, payload))
             return
-        if key in pair.overrun:
+        if pair.overrun and key in pair.overrun:
             return
+        target = pair.target
+        queue = target.queue
         size = HEADER_SIZE + len(payload)
-        if not pair.pending and size <= SMALL_FRAME and target.queue.small_room:
-            target.queue.push_small(encode_frame(command, key, payload))
+        if size <= SMALL_FRAME and not pair.pending and queue.small_bytes < queue.limit:
+            if len(payload) < UNJOINED_PAYLOAD:
+                # push_small(), written out: this runs for every message.
+                queue.small.append(encode_header(command, key, len(payload)) + payload)
+                queue.small_bytes += size
+            else:
+                queue.push_small_parts(encode_header(command, key, len(payload)), payload)
         elif self._has_room(pair, size):
             # The payload goes on as it was read, without a copy.
-            target.queue.push_turn(pair, (encode_header(command, key, len(payload)), payload))
+            queue.push_turn(pair, (encode_header(command, key, len(payload)), payload))
             pair.on_queued()
         else:
             self._reset_stream(pair, key)

@@ -33,7 +33,7 @@ from ..errors import (
     WrongThreadError,
 )
 from ..protocol.frame import HEADER_SIZE, MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
-from ..protocol.stream import DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
+from ..protocol.stream import CREDIT_BYTES, DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
 from ..threads import get_ident
 from .options import get_option, set_option
 from .path import MAX_REASON, Path, ResetCode
@@ -138,9 +138,9 @@ class Stream(StreamCore):
             data = held
         else:
             data = self.take(bufsize)
-        # The head of consume(): most reads are far below a quarter of a window.
+        # The head of consume(): most reads are far below half of a window.
         uncredited = self.uncredited + len(data)
-        if uncredited * 4 < self.receive_window:
+        if uncredited < CREDIT_BYTES and uncredited * 2 < self.receive_window:
             self.uncredited = uncredited
         else:
             self._return_credit(len(data))
