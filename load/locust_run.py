@@ -1,21 +1,26 @@
 #!/usr/bin/env python3
 """Five hundred users of locust against a service behind a router, everything on this machine: starts the three, writes locust's reports.
 
-Ends with 0 when no request has failed, 1 when some have, 2 when something could not be started.
+Ends with 0 when no request has failed, 1 when some have, 2 when something could not be started, 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from endurance import INTERRUPTED, ended_by_sigterm
+
 FOLDER = Path(__file__).resolve().parent
 STARTING = 30.0  # seconds until a process is ready
+ENDING = 10.0  # seconds that a process may take to end: locust waits for its workers and writes the reports
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -34,9 +39,10 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 @contextlib.contextmanager
 def process(what: str, port: int) -> Iterator[str]:
-    """A router or a site; what it says when it is ready."""
+    """A router or a site; what it says when it is ready. It ends when its standard input does, and so with this process."""
     command = [sys.executable, str(FOLDER / "locust_site.py"), what, str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as child:
         try:
             assert child.stdout is not None
             readable, _, _ = select.select([child.stdout], [], [], STARTING)
@@ -46,11 +52,43 @@ def process(what: str, port: int) -> Iterator[str]:
             yield line
         finally:
             child.terminate()
+            try:
+                child.wait(ENDING)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def call_locust(command: list[str]) -> int:
+    """Its exit status. Ctrl-C ends it and its workers, within ``ENDING`` seconds."""
+    # A session of its own: a Ctrl-C comes to locust once, from here, and what it has forked can be ended with it.
+    child = subprocess.Popen(command, start_new_session=True)
+    try:
+        # Not within a deadline: how long it runs is for the options to say.
+        return child.wait()
+    except KeyboardInterrupt:
+        try:
+            child.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(ENDING)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:
     options, further = parse(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
+    with ended_by_sigterm() as signals:
+        try:
+            return run(options, further)
+        except KeyboardInterrupt:
+            return 128 + signals[0] if signals else INTERRUPTED
+
+
+def run(options: argparse.Namespace, further: list[str]) -> int:
+    """The exit status."""
     report = options.output / "report"
     try:
         with process("router", 0) as router, process("site", int(router.split()[1])):
@@ -58,12 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
             command = [sys.executable, "-m", "locust", "-f", str(FOLDER / "locustfile.py"), "--mesh-join", f"{host}:{port}", "--headless"]
             command += ["--users", str(options.users), "--spawn-rate", str(options.spawn_rate), "--run-time", options.run_time]
             command += ["--csv", str(report), "--html", f"{report}.html", "--json-file", str(report), *further]
-            status = subprocess.call(command)
+            status = call_locust(command)
     except TimeoutError as error:
         print(f"locust_run: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     print(f"reports: {options.output}/", file=sys.stderr)
     return 0 if status == 0 else 1
 

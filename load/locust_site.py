@@ -2,14 +2,20 @@
 
 locust_site.py router PORT    listen, and pass on what others offer
 locust_site.py site PORT      join the router there, and offer both services
+
+Both end when their standard input does: with the process that has started them, however that ends.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import gevent
+import gevent.fileobject
 
 # The package of this checkout, unless one is installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -34,7 +40,16 @@ def echo(stream: Stream, _address: tuple[int, int]) -> None:
         return  # the user has left in the middle
 
 
+def end_with_input() -> None:
+    """End this process at the end of standard input."""
+    with gevent.fileobject.FileObject(0, "rb", closefd=False) as lines:
+        for _ in lines:
+            pass
+    os._exit(0)
+
+
 def main(what: str, port: int) -> None:
+    gevent.spawn(end_with_input)
     with AstraNet(role=Role.ROUTER if what == "router" else Role.BOTH) as mesh:
         if what == "router":
             print(*mesh.listen(("127.0.0.1", port)).address, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 import sys
 import urllib.parse
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psutil
 import pytest
 from conftest import wait_until
 from gevent import subprocess
@@ -309,3 +311,50 @@ def test_the_ready_made_scenario(tmp_path: Path) -> None:
     assert sum(row["num_failures"] for row in rows.values()) == 0
     assert "<html" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "report_stats.csv").read_text().startswith("Type,Name,Request Count")
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Iterator[tuple[Any, list[psutil.Process]]]:
+    """The ready-made scenario in the middle of its work, and all of its processes: a router, a site, locust and two workers of it."""
+    command = [sys.executable, str(LOAD / "locust_run.py"), "--users", "4", "--run-time", "300s", "--output", str(tmp_path)]
+    with open(tmp_path / "said", "ab") as said:
+        process = subprocess.Popen(
+            [*command, *several_processes()],
+            env=script_environment(),
+            stdout=said,
+            stderr=said,
+            # Whoever runs the tests in the background has it ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    children: list[psutil.Process] = []
+    try:
+        assert wait_until(lambda: "All users spawned" in (tmp_path / "said").read_text(), 40), (tmp_path / "said").read_text()
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) == 5
+        yield process, children
+    finally:
+        process.kill()
+        process.wait()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_of_the_ready_made_scenario(number: signal.Signals, scenario: Any, tmp_path: Path) -> None:
+    """It is sent to the script alone, as by a program that has started it."""
+    process, children = scenario
+    process.send_signal(number)
+    with gevent.Timeout(20):
+        assert process.wait() == 128 + number, (tmp_path / "said").read_text()
+    assert wait_until(lambda: not any(child.is_running() for child in children), 5.0), children
+    assert "Traceback" not in (tmp_path / "said").read_text()
+
+
+def test_killed_the_ready_made_scenario_leaves_no_servers(scenario: Any) -> None:
+    """Locust itself ends with its --run-time."""
+    process, children = scenario
+    servers = [child for child in children if "locust_site.py" in " ".join(child.cmdline())]
+    assert len(servers) == 2
+    process.kill()
+    assert wait_until(lambda: not any(child.is_running() for child in servers), 10.0), servers
