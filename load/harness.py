@@ -37,6 +37,8 @@ MAX_IDLE_CONNECTIONS = 15_000
 SPARE_DESCRIPTORS = 200
 STEP_LIMIT = 30.0  # seconds for a step that ought to be short: start, join, finish
 OPENING_LIMIT = 300.0  # seconds for opening the idle streams (100,000 take about 10 s)
+# Seconds after which a process that never yields is ended: more than any order takes that yields seldom, about a million streams.
+UNYIELDING = 2 * OPENING_LIMIT + STEP_LIMIT
 NOISY_SPREAD = 0.3  # (max - min) / median of a row's ratios
 NOISY_OTHERS = 0.15  # cores used by other programs
 
@@ -135,15 +137,20 @@ def orders() -> Iterator[dict[str, Any]]:
         yield json.loads(inbox.get())
 
 
+def watch() -> None:
+    """The last resort, a thread of its own, if this process never yields to hear its parent end. Idle it may be for as long as it likes."""
+    while True:
+        faulthandler.dump_traceback_later(UNYIELDING, exit=True)
+        gevent.sleep(UNYIELDING / 4)
+
+
 def obey(commands: Mapping[str, Callable[..., Any]], core: int | None) -> None:
     """A child: obey orders from stdin, answer on stdout: {"value": ...} or {"error": ...}."""
     pin(core)
     descriptor_limit(raise_it=True)
+    gevent.spawn(watch)
     for order in orders():
         limit = order.pop("limit")
-        # The last resort, a thread of its own, if this process never yields to hear its parent end.
-        # It stays armed between orders, while the other side is at work for OPENING_LIMIT at most.
-        faulthandler.dump_traceback_later(limit + 2 * OPENING_LIMIT, exit=True)
         try:
             with gevent.Timeout(limit, TimeoutError(f"no end within {limit:.0f} s")):
                 answer = {"value": commands[order.pop("do")](**order)}

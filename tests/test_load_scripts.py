@@ -204,6 +204,40 @@ def test_a_process_that_dies_fails_the_run(running: Callable[[str], Running]) ->
     assert "FAILED: service: " in out
 
 
+OBEDIENT = f"""
+import sys
+sys.path.insert(0, {str(LOAD)!r})
+import harness
+
+def spin():
+    while True:
+        pass
+
+harness.UNYIELDING = 0.8
+harness.obey({{"answer": lambda: 42, "spin": spin}}, None)
+"""
+
+
+def test_a_process_may_be_idle_but_not_spin() -> None:
+    """Its last resort is for what never yields, and not for what is asked nothing for long."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OBEDIENT], stdin=pipe, stdout=pipe, stderr=pipe) as process, gevent.Timeout(DEADLINE):
+
+        def ask(do: str) -> None:
+            process.stdin.write(json.dumps({"do": do, "limit": 0.1}).encode() + b"\n")
+            process.stdin.flush()
+
+        ask("answer")
+        assert json.loads(process.stdout.readline()) == {"value": 42}
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.0)
+        ask("answer")
+        assert json.loads(process.stdout.readline()) == {"value": 42}
+        ask("spin")
+        assert process.wait() == 1
+        assert b"in spin" in process.stderr.read()
+
+
 @pytest.mark.parametrize("main", [churn.main, soak.main])
 @pytest.mark.parametrize(
     ("arguments", "message"),
