@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import signal
 import statistics
 import time
@@ -95,6 +96,8 @@ def parse_bound(text: str) -> tuple[str, Bound]:
         bound = Bound(*map(float, numbers.split(",")))
     except (TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not WHAT=SLACK or WHAT=SLACK,RATE") from error
+    if not math.isfinite(bound.slack) or not math.isfinite(bound.rate):
+        raise argparse.ArgumentTypeError(f"{text!r} is no bound: its numbers have to be finite")
     if what not in BOUNDS:
         raise argparse.ArgumentTypeError(f"{what!r} is not one of {', '.join(BOUNDS)}")
     return what, bound

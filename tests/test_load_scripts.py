@@ -248,6 +248,8 @@ def test_a_process_may_be_idle_but_not_spin() -> None:
         ("--address nowhere", "not HOST:PORT"),
         ("--bound cpu=1", "not one of memory, heap"),
         ("--bound heap=1,2,3", "not WHAT=SLACK"),
+        ("--bound heap=inf", "have to be finite"),
+        ("--bound heap=1,nan", "have to be finite"),
         ("--json /nowhere/file", "cannot be written"),
         ("more", "unrecognized"),
     ],
