@@ -82,6 +82,9 @@ def facts(meshes: list[AstraNet]) -> dict[str, float]:
         before = counts
         gevent.sleep(LOOK_AGAIN)
     streams, entries = map(sum, zip(*(tables(mesh) for mesh in meshes), strict=True))
+    for link in (link for mesh in meshes for link in mesh.links()):
+        # What was read into is kept for a while, 256 KiB each: how much of it there is when traffic rests is chance.
+        link._buffer.trim()
     memory = harness.memory()
     malloc = _mallinfo() if _mallinfo is not None else None
     return {
