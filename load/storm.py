@@ -52,6 +52,8 @@ class Storms:
         self._facts: list[dict[str, Facts]] = []
         self._rows: list[dict[str, Any]] = []
         self._failures: Counter[str] = Counter()
+        # Exchanges that failed before the first storm; None until they were made.
+        self._failed_before: int | None = None
         self.record = Record("storm", {name: value for name, value in vars(options).items() if name != "json"})
 
     def run(self) -> int:
@@ -78,7 +80,7 @@ class Storms:
             self._crowds.append(Child(self._script, "crowd", str(len(self._crowds) + 1), None))
             self._crowds[-1].ask("gather", options.limit, address=address, nodes=size, offering=offering)
         self._complete = time.monotonic()
-        self._exchange()
+        self._failed_before = self._exchange()
         say(f"{options.clients} nodes in {options.processes} processes, {sum(self._offering)} of them offer a service")
         return address
 
@@ -120,13 +122,14 @@ class Storms:
         return len(failed)
 
     def _finish(self) -> None:
-        record, limit = self.record, self.options.limit
+        record = self.record
+        if self._failed_before is not None:
+            record.checks.append(Check("exchanges that failed, before the storms", self._failed_before, 0))
         for row in self._rows:
             storm = f"storm {row['storm']}"
             record.checks.append(Check(f"nodes that did not notice, {storm}", row["unnoticed"], 0))
             record.checks.append(Check(f"nodes that did not come back, {storm}", row["not back"], 0))
             record.checks.append(Check(f"exchanges that failed, {storm}", row["exchanges failed"], 0))
-            record.checks.append(Check(f"seconds until all were back, {storm}", round(row["complete"], 2), limit))
         if len(self._facts) > 1:
             record.checks += left_over(self._facts, self.options)
         elif not record.failure:

@@ -297,12 +297,12 @@ else:
 """
 
 
-def tampered(tmp_path: Path, script: str, tampering: str) -> tuple[str, dict[str, Any]]:
+def tampered(tmp_path: Path, script: str, tampering: str, *options: str) -> tuple[str, dict[str, Any]]:
     """A short run that has to fail."""
     file = tmp_path / "tampered.py"
     parties = "crowd" if script == "storm" else "parties"
     file.write_text(TAMPERED.format(load=str(LOAD), script=script, parties=parties, tampering=tampering))
-    out, _, values = run_json(tmp_path, file, *SHORT[f"{script}.py"], status=1)
+    out, _, values = run_json(tmp_path, file, *SHORT[f"{script}.py"], *options, status=1)
     return out, values
 
 
@@ -405,6 +405,51 @@ def tamper():
 def test_what_a_storm_leaves_is_found(tmp_path: Path) -> None:
     out, _ = tampered(tmp_path, "storm", LEAKING_REJOINS)
     assert "FAILED: growth of blocks, nodes 1 is " in out
+
+
+FAILS_AT_FIRST = """
+def tamper():
+    exchange, failed = parties.exchange, []
+
+    def fail_once(mesh, size):
+        if not failed:
+            failed.append(size)
+            raise ConnectionError("fails at first")
+        exchange(mesh, size)
+
+    parties.exchange = fail_once
+"""
+
+
+def test_an_exchange_that_fails_before_the_storms_is_found(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "storm", FAILS_AT_FIRST, "--storms", "1")
+    # One of each process.
+    assert [check["name"] for check in values["checks"] if not check["holds"]] == ["exchanges that failed, before the storms"]
+    assert "FAILED: exchanges that failed, before the storms is 2, not at most 0" in out
+    assert "2 times: exchange of 1 bytes: ConnectionError: fails at first" in out
+
+
+STAYS_AWAY = """
+def tamper():
+    go_through, away = parties.Member._go_through, []
+
+    def stay_away(self, offered, limit):
+        if away:
+            return go_through(self, offered, limit)
+        away.append(self)
+        self.seen["lost"] = 1.0
+        gevent.event.Event().wait()
+
+    parties.Member._go_through = stay_away
+"""
+
+
+def test_a_node_that_does_not_come_back_is_found(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "storm", STAYS_AWAY, "--storms", "1", "--limit", "4")
+    assert [check["name"] for check in values["checks"] if not check["holds"]] == ["nodes that did not come back, storm 1"]
+    assert "FAILED: nodes that did not come back, storm 1 is 2, not at most 0" in out
+    # The limit counts from when the router is to be there again.
+    assert "2 times: joined: TimeoutError: not within 4.3 s" in out
 
 
 # --- judging growth ---------------------------------------------------------------------------
