@@ -13,9 +13,9 @@ import gevent
 import harness
 import parties
 from harness import STEP_LIMIT
-from traffic import OPERATION_LIMIT, PERIOD, WrongAnswerError, begin, describe, echo, finish, read_end, read_pattern, send_pattern
+from traffic import FAILURES, OPERATION_LIMIT, PERIOD, begin, describe, echo, finish, read_end, read_pattern, send_pattern
 
-from astranet_gevent import AstraNet, AstraNetError, Peering, Role, Stream
+from astranet_gevent import AstraNet, Peering, Role, Stream
 from astranet_gevent.server import StreamServer
 
 SERVICE = "crowd"
@@ -43,7 +43,7 @@ class Member:
         try:
             with gevent.Timeout(limit, TimeoutError(f"not within {limit:g} s")):
                 self._go_through(offered, limit)
-        except (AstraNetError, OSError, WrongAnswerError) as error:
+        except FAILURES as error:
             stage = next(stage for stage in (*STAGES, "") if stage not in self.seen)
             self.error = describe(stage, error)
 
@@ -142,7 +142,7 @@ class Crowd:
                 try:
                     with gevent.Timeout(OPERATION_LIMIT, TimeoutError(f"no end within {OPERATION_LIMIT:g} s")):
                         exchange(member.mesh, size)
-                except (AstraNetError, OSError, WrongAnswerError) as error:
+                except FAILURES as error:
                     failed.append(describe(f"exchange of {size} bytes", error))
                     return
 

@@ -25,9 +25,9 @@ import greenlet
 import harness
 import psutil
 from harness import STEP_LIMIT
-from traffic import LOADS, OPERATION_LIMIT, SMALLEST, Kind, Service, Way, WrongAnswerError, describe
+from traffic import FAILURES, LOADS, OPERATION_LIMIT, SMALLEST, Kind, Service, Way, WrongAnswerError, describe
 
-from astranet_gevent import AstraNet, AstraNetError, Role
+from astranet_gevent import AstraNet, Role
 from astranet_gevent.server import StreamServer, WSGIServer
 
 Commands = dict[str, Callable[..., Any]]
@@ -238,21 +238,32 @@ class Client:
         self._tallies = {kind: Tally() for kind in self._kinds}
         self._running = True
         self._go.set()
-        self._workers = [gevent.spawn(self._work, number) for number in range(workers)]
+        self._workers = [gevent.spawn(self._work) for _ in range(workers)]
+        for worker in self._workers:
+            # Nobody waits in vain for one that has ended by a fault of its own.
+            worker.link_exception(lambda _: self._all_rest.set())
 
     def rest(self) -> None:
-        """Return once every operation that was under way has ended. Raises TimeoutError when some do not."""
+        """Return once every operation under way has ended. Raises TimeoutError when some do not, and what a worker has ended with."""
         self._all_rest.clear()
         self._go.clear()
-        if self._resting < len(self._workers) and not self._all_rest.wait(OPERATION_LIMIT + STEP_LIMIT):
+        self._raise_fault()
+        done = self._resting == len(self._workers) or self._all_rest.wait(OPERATION_LIMIT + STEP_LIMIT)
+        self._raise_fault()
+        if not done:
             raise TimeoutError(f"{len(self._workers) - self._resting} of {len(self._workers)} operations do not end")
         # Each link holds what was written last until something else is, and that may be a large piece or a small one.
         for way in self.ways:
             try:
                 SMALLEST[self._load](way)
-            except (AstraNetError, OSError, WrongAnswerError):
+            except FAILURES:
                 # The operations that follow will meet the same, and are counted.
                 return
+
+    def _raise_fault(self) -> None:
+        for worker in self._workers:
+            if worker.exception is not None:
+                raise worker.exception
 
     def go_on(self) -> None:
         """End the rest."""
@@ -286,7 +297,7 @@ class Client:
         """What may grow here."""
         return facts([way.mesh for way in self.ways])
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
         # Each begins its rounds anew and in another order, so that all kinds meet each other.
         cards = [(kind, way) for way in self.ways for kind, often in self._kinds.items() for _ in range(often)]
         while True:
@@ -312,7 +323,7 @@ class Client:
         try:
             with gevent.Timeout(OPERATION_LIMIT, TimeoutError(f"no end within {OPERATION_LIMIT:g} s")):
                 checked = kind(way)
-        except (AstraNetError, OSError, WrongAnswerError) as error:
+        except FAILURES as error:
             tally.failed += 1
             tally.wrong += isinstance(error, WrongAnswerError)
             text = describe(f"{kind.__name__}, {way.name}", error)

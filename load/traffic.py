@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import gevent.event
 # The package of this checkout, unless one is installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from astranet_gevent import AstraNet, DialRefusedError, Stream
+from astranet_gevent import AstraNet, AstraNetError, DialRefusedError, Stream
 from astranet_gevent.http import HTTPConnection
 
 #: Seconds that one operation may take, on a machine that is busy with others too. What takes longer hangs.
@@ -46,6 +47,10 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 
 class WrongAnswerError(Exception):
     """Other bytes than were due, or another end."""
+
+
+#: What an operation fails with. Anything else is a fault of the scripts themselves, and ends the run.
+FAILURES = (AstraNetError, OSError, HTTPException, WrongAnswerError)
 
 
 # --- the pattern ------------------------------------------------------------------------------
@@ -171,6 +176,8 @@ class Service:
         wanted = -1
         try:
             wanted, size, start = HEADER.unpack(read_exactly(stream, HEADER.size))
+            if wanted not in self.handlers:
+                raise WrongAnswerError(f"a header wants {wanted}, which is not known")
             self.handlers[wanted](stream, size, start)
         except ConnectionError as error:
             if wanted not in (SINK_CUT, SOURCE_CUT):

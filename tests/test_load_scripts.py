@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from conftest import wait_until
 from gevent import subprocess
+from gevent.socket import socketpair
 from integration.tools import echo_one, script_environment
 
 from astranet_gevent import AstraNet, Role
@@ -26,6 +28,7 @@ import churn
 import soak
 import storm
 from endurance import BOUNDS, Bound, Check, Facts, Sample, growth_checks
+from traffic import HEADER, Service
 
 LOAD = Path(__file__).resolve().parent.parent / "load"
 
@@ -45,20 +48,22 @@ LONG = {
 }
 
 
-def run(script: Path | str, *arguments: str, status: int = 0) -> tuple[str, str]:
-    """What a script of load/ says on both outputs."""
+def run(script: Path | str, *arguments: str, status: int = 0, traceback: bool = False) -> tuple[str, str]:
+    """What a script of load/ says on both outputs; a traceback only where a fault of the scripts themselves is played."""
     with gevent.Timeout(DEADLINE):
         command = [sys.executable, str(LOAD / script), *arguments]
         done = subprocess.run(command, env=script_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
+    assert ("Traceback" in done.stderr) is traceback, done.stderr
     return done.stdout, done.stderr
 
 
-def run_json(tmp_path: Path, script: Path | str, *arguments: str, status: int = 0) -> tuple[str, str, dict[str, Any]]:
+def run_json(
+    tmp_path: Path, script: Path | str, *arguments: str, status: int = 0, traceback: bool = False
+) -> tuple[str, str, dict[str, Any]]:
     """The same, and what it has written."""
     file = tmp_path / "values.json"
-    out, err = run(script, *arguments, "--json", str(file), status=status)
+    out, err = run(script, *arguments, "--json", str(file), status=status, traceback=traceback)
     values = json.loads(file.read_text())
     assert values["status"] == status
     return out, err, values
@@ -297,12 +302,12 @@ else:
 """
 
 
-def tampered(tmp_path: Path, script: str, tampering: str, *options: str) -> tuple[str, dict[str, Any]]:
+def tampered(tmp_path: Path, script: str, tampering: str, *options: str, traceback: bool = False) -> tuple[str, dict[str, Any]]:
     """A short run that has to fail."""
     file = tmp_path / "tampered.py"
     parties = "crowd" if script == "storm" else "parties"
     file.write_text(TAMPERED.format(load=str(LOAD), script=script, parties=parties, tampering=tampering))
-    out, _, values = run_json(tmp_path, file, *SHORT[f"{script}.py"], *options, status=1)
+    out, _, values = run_json(tmp_path, file, *SHORT[f"{script}.py"], *options, status=1, traceback=traceback)
     return out, values
 
 
@@ -386,6 +391,58 @@ def test_a_wrong_byte_is_found(tmp_path: Path) -> None:
     # Those that the service has compared with wrong ones.
     assert checks["errors that the service met"] > 0
     assert "WrongAnswerError: byte " in out
+
+
+# After the warm-up, in which it comes once on each way.
+BAD_HTTP = """
+def tamper():
+    from http.client import BadStatusLine
+    answer, turn = traffic.HTTPConnection.getresponse, [0]
+
+    def spoil(self):
+        turn[0] += 1
+        if turn[0] == 3:
+            raise BadStatusLine("nonsense")
+        return answer(self)
+
+    traffic.HTTPConnection.getresponse = spoil
+"""
+
+
+def test_an_answer_that_is_not_http_is_counted(tmp_path: Path) -> None:
+    out, values = tampered(tmp_path, "soak", BAD_HTTP)
+    assert [check["name"] for check in values["checks"] if not check["holds"]] == ["failed operations"]
+    assert re.search(r"^1 times: http, (direct|relayed): BadStatusLine: nonsense$", out, re.MULTILINE)
+
+
+FAULT_OF_A_WORKER = """
+def tamper():
+    dial, turn = Way.dial_plain, [0]
+
+    def fail(self):
+        turn[0] += 1
+        if turn[0] == 40:
+            # By then the others are waited for.
+            gevent.sleep(1)
+            raise ZeroDivisionError("a fault of the scripts")
+        return dial(self)
+
+    Way.dial_plain = fail
+"""
+
+
+def test_a_fault_of_the_scripts_ends_the_run(tmp_path: Path) -> None:
+    out, _ = tampered(tmp_path, "churn", FAULT_OF_A_WORKER, traceback=True)
+    assert "FAILED: client: rest: ZeroDivisionError: a fault of the scripts" in out
+
+
+def test_a_header_that_the_service_does_not_know_is_counted() -> None:
+    service = Service()
+    near, far = socketpair()
+    with near, far:
+        near.sendall(HEADER.pack(99, 0, 0))
+        service.serve(far)
+    assert dict(service.errors) == {"service, kind 99: WrongAnswerError: a header wants 99, which is not known": 1}
 
 
 LEAKING_REJOINS = """
