@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 
-from endurance import PARTIES, Endurance, parser_of
+from endurance import PARTIES, Endurance, options_of
 
 
 def main(arguments: list[str] | None = None, script: str = PARTIES) -> int:
     """The exit status. ``script`` is what the processes run."""
-    options = parser_of(__doc__, minutes=1, at_once=100, service="load-echo").parse_args(arguments)
+    options = options_of(arguments, __doc__, minutes=1, at_once=100, service="load-echo")
     return Endurance("churn", options, held=0, script=script).run()
 
 

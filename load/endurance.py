@@ -45,20 +45,27 @@ class Check:
     """A value and its limit."""
 
     name: str
-    value: float
+    #: None: nobody has looked.
+    value: float | None
     limit: float
     #: The value must not be below the limit, instead of not above it.
     at_least: bool = False
 
     @property
-    def holds(self) -> bool:
+    def holds(self) -> bool | None:
+        """None: not checked."""
+        if self.value is None:
+            return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return self.name, f"{self.value:,.10g}", f"{'>=' if self.at_least else '<='} {self.limit:,.10g}", "ok" if self.holds else "FAILED"
+        value = "-" if self.value is None else f"{self.value:,.10g}"
+        verdict = {True: "ok", False: "FAILED", None: "not checked"}[self.holds]
+        return self.name, value, f"{'>=' if self.at_least else '<='} {self.limit:,.10g}", verdict
 
     def __str__(self) -> str:
+        """Of one that does not hold."""
         return f"{self.name} is {self.value:,.10g}, not {'at least' if self.at_least else 'at most'} {self.limit:,.10g}"
 
 
@@ -144,8 +151,8 @@ def address_of(text: str) -> list[Any]:
     return [host.strip("[]"), int(port)]
 
 
-def parser_of(description: str | None, minutes: float, at_once: int, service: str) -> argparse.ArgumentParser:
-    """The options of churn.py and soak.py."""
+def options_of(arguments: list[str] | None, description: str | None, minutes: float, at_once: int, service: str) -> argparse.Namespace:
+    """The options of churn.py and soak.py, with these defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     long = parser.add_mutually_exclusive_group()
     long.add_argument("--minutes", type=positive, help=f"how long ({minutes:g})")
@@ -160,7 +167,7 @@ def parser_of(description: str | None, minutes: float, at_once: int, service: st
     parser.add_argument(
         "--address", type=address_of, metavar="HOST:PORT", help="join the mesh there, instead of a router and a service started here"
     )
-    parser.add_argument("--service", default=service, metavar="NAME", help=f"the service to call ({service})")
+    parser.add_argument("--service", metavar="NAME", help=f"the service to call there ({service})")
     defaults = ", ".join(f"{what}={bound.slack:g},{bound.rate:g}" for what, bound in BOUNDS.items())
     parser.add_argument(
         "--bound",
@@ -172,7 +179,11 @@ def parser_of(description: str | None, minutes: float, at_once: int, service: st
     )
     parser.add_argument("--json", type=file_to_write, metavar="FILE", help="write every sample and check there too")
     parser.set_defaults(default_seconds=minutes * 60)
-    return parser
+    options = parser.parse_args(arguments)
+    if options.service and not options.address:
+        parser.error("--service needs --address: a service that is started here has its own name")
+    options.service = options.service or service
+    return options
 
 
 # --- running ----------------------------------------------------------------------------------
@@ -221,12 +232,12 @@ class Record:
         if self.failure:
             yield f"FAILED: {self.failure}"
         for check in self.checks:
-            if not check.holds:
+            if check.holds is False:
                 yield f"FAILED: {check}"
         if status > FAILED:
             yield "interrupted: this is what was done until then"
         elif status == 0:
-            yield f"passed: {len(self.checks)} checks"
+            yield f"passed: {sum(check.holds is not None for check in self.checks)} checks"
 
     def write(self, file: Path, status: int) -> None:
         """Everything as JSON."""
@@ -238,7 +249,7 @@ class Record:
     @property
     def status(self) -> int:
         """What the checks amount to."""
-        return FAILED if self.failure or not all(check.holds for check in self.checks) else 0
+        return FAILED if self.failure or any(check.holds is False for check in self.checks) else 0
 
 
 def columns(lines: list[tuple[str, ...]]) -> str:
@@ -303,9 +314,9 @@ class Mesh:
         """Of all processes that are ours."""
         return {name: child.ask("facts") for name, child in self.children.items()}
 
-    def service_errors(self) -> dict[str, int]:
-        """What our service has met that it should not have."""
-        return self.children["service"].ask("errors") if "service" in self.children else {}
+    def service_errors(self) -> dict[str, int] | None:
+        """What our service has met that it should not have; None when it is not ours."""
+        return self.children["service"].ask("errors") if "service" in self.children else None
 
     def stop(self) -> None:
         """End all processes."""
@@ -330,7 +341,7 @@ class Endurance:
         self.samples: list[Sample] = []
         self.kinds: dict[str, dict[str, float]] = {}
         self.errors: dict[str, int] = {}
-        self.service_errors: dict[str, int] = {}
+        self.service_errors: dict[str, int] | None = None
         self.checks: list[Check] = []
 
     def run(self) -> int:
@@ -378,19 +389,26 @@ class Endurance:
             time.sleep(0.1)
         self.record.values["before"], self.record.values["after"] = before.facts, after.facts
 
+    def _traffic_checks(self) -> Iterator[Check]:
+        """Whether all went well: as far as anybody has looked, since nothing is known of the load before the first sample."""
+        kinds = self.kinds.values()
+
+        def total(what: str) -> float | None:
+            return sum(kind[what] for kind in kinds) if kinds else None
+
+        met = None if self.service_errors is None or not kinds else sum(self.service_errors.values())
+        rarest = min((kind["count"] for kind in kinds), default=None)
+        yield Check("failed operations", total("failed"), 0)
+        yield Check("wrong answers", total("wrong"), 0)
+        yield Check("errors that the service met", met, 0)
+        yield Check("operations of the rarest kind", rarest, 1, at_least=True)
+
     def _finish(self) -> None:
         record = self.record
-        total = {what: sum(kind[what] for kind in self.kinds.values()) for what in ("count", "bytes", "failed", "wrong")}
-        record.checks.append(Check("failed operations", total["failed"], 0))
-        record.checks.append(Check("wrong answers", total["wrong"], 0))
-        record.checks.append(Check("errors that the service met", sum(self.service_errors.values()), 0))
-        if self.samples:
-            record.checks.append(
-                Check("operations of the rarest kind", min(kind["count"] for kind in self.kinds.values()), 1, at_least=True)
-            )
+        record.checks += self._traffic_checks()
         record.checks += growth_checks(self.samples, self.bounds)
         record.checks += self.checks
-        record.notes += [f"{count} times: {text}" for text, count in {**self.errors, **self.service_errors}.items()]
+        record.notes += [f"{count} times: {text}" for text, count in {**self.errors, **(self.service_errors or {})}.items()]
         if not any(check.name.startswith("growth") for check in record.checks):
             record.notes.append(f"growth is not judged: {len(self.samples)} samples are too few")
         record.tables[""] = list(kinds_table(self.kinds))

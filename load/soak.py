@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 
-from endurance import PARTIES, Endurance, parser_of
+from endurance import PARTIES, Endurance, options_of
 
 HELD = 20  # streams that stay, on each way
 
 
 def main(arguments: list[str] | None = None, script: str = PARTIES) -> int:
     """The exit status. ``script`` is what the processes run."""
-    options = parser_of(__doc__, minutes=5, at_once=30, service="load").parse_args(arguments)
+    options = options_of(arguments, __doc__, minutes=5, at_once=30, service="load")
     return Endurance("soak", options, held=HELD, script=script).run()
 
 

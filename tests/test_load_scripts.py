@@ -118,9 +118,13 @@ def address_with_echo() -> Iterator[str]:
 
 def test_churn_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -> None:
     given = ("--address", address_with_echo, "--service", "echo")
-    _, _, values = run_json(tmp_path, "churn.py", *SHORT["churn.py"], *given)
+    out, _, values = run_json(tmp_path, "churn.py", *SHORT["churn.py"], *given)
     assert values["kinds"]["churn"]["count"] > 0
     assert set(values["samples"][0]["facts"]) == {"client"}
+    # Nobody can ask that service.
+    assert [check["name"] for check in values["checks"] if check["holds"] is None] == ["errors that the service met"]
+    assert re.search("^errors that the service met +- +<= 0 +not checked$", out, re.MULTILINE)
+    assert f"passed: {len(values['checks']) - 1} checks" in out
     out, _ = run("churn.py", "--address", address_with_echo, "--service", "nobody", status=1)
     assert "FAILED: client" in out
     assert "nobody offered service 'nobody'" in out
@@ -142,8 +146,8 @@ def test_soak_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) ->
 class Running:
     """A script of load/ that is in the middle of its work, and its processes."""
 
-    def __init__(self, script: str) -> None:
-        command = [sys.executable, str(LOAD / script), *LONG[script]]
+    def __init__(self, script: str, *options: str, until: bytes = b" | ") -> None:
+        command = [sys.executable, str(LOAD / script), *LONG[script], *options]
         self.process = subprocess.Popen(
             command,
             env=script_environment(),
@@ -154,7 +158,7 @@ class Running:
         )
         line = b""
         with gevent.Timeout(DEADLINE):
-            while b" | " not in line:
+            while until not in line:
                 line = self.process.stderr.readline()
                 assert line, "the script has ended"
         self.children = psutil.Process(self.process.pid).children(recursive=True)
@@ -170,11 +174,11 @@ class Running:
 
 
 @pytest.fixture
-def running() -> Iterator[Callable[[str], Running]]:
+def running() -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def start(script: str) -> Running:
-        started.append(Running(script))
+    def start(script: str, *options: str, **until: bytes) -> Running:
+        started.append(Running(script, *options, **until))
         return started[-1]
 
     yield start
@@ -184,7 +188,7 @@ def running() -> Iterator[Callable[[str], Running]]:
 
 
 @pytest.mark.parametrize(("script", "number"), [*((script, signal.SIGINT) for script in LONG), ("churn.py", signal.SIGTERM)])
-def test_a_signal_ends_it_with_a_summary(script: str, number: signal.Signals, running: Callable[[str], Running]) -> None:
+def test_a_signal_ends_it_with_a_summary(script: str, number: signal.Signals, running: Callable[..., Running]) -> None:
     one = running(script)
     one.process.send_signal(number)
     status, out = one.end()
@@ -193,14 +197,24 @@ def test_a_signal_ends_it_with_a_summary(script: str, number: signal.Signals, ru
     assert "failed operations" in out or "nodes that did not come back, storm 1" in out
 
 
-def test_killed_it_leaves_no_process(running: Callable[[str], Running]) -> None:
+def test_nothing_is_checked_before_the_first_sample(running: Callable[..., Running]) -> None:
+    one = running("churn.py", "--interval", "60", until=b"operations at once")
+    one.process.send_signal(signal.SIGINT)
+    status, out = one.end()
+    assert status == 128 + signal.SIGINT, out
+    for check in ("failed operations", "wrong answers", "errors that the service met", "operations of the rarest kind"):
+        assert re.search(f"^{check} +- +[<>]= [01] +not checked$", out, re.MULTILINE), out
+    assert " ok" not in out
+
+
+def test_killed_it_leaves_no_process(running: Callable[..., Running]) -> None:
     one = running("churn.py")
     one.process.kill()
     status, _ = one.end()
     assert status == -signal.SIGKILL
 
 
-def test_a_process_that_dies_fails_the_run(running: Callable[[str], Running]) -> None:
+def test_a_process_that_dies_fails_the_run(running: Callable[..., Running]) -> None:
     one = running("churn.py")
     service = next(child for child in one.children if child.cmdline()[-1] == "service")
     os.kill(service.pid, signal.SIGKILL)
@@ -251,6 +265,7 @@ def test_a_process_may_be_idle_but_not_spin() -> None:
         ("--seconds 5 --minutes 1", "not allowed with"),
         ("--at-once x", "invalid"),
         ("--address nowhere", "not HOST:PORT"),
+        ("--service mine", "--service needs --address"),
         ("--bound cpu=1", "not one of memory, heap"),
         ("--bound heap=1,2,3", "not WHAT=SLACK"),
         ("--bound heap=inf", "have to be finite"),
