@@ -539,6 +539,15 @@ def file_to_write(text: str) -> Path:
     return file
 
 
+def folder_to_make(text: str) -> Path:
+    """A folder that is there or can be made, for argparse."""
+    folder = Path(text)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder and cannot be made")
+    return folder
+
+
 def parser_of(title: str, scenarios: Collection[str]) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=title)
