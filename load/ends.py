@@ -103,12 +103,7 @@ class TcpTransport:
         self._ports: dict[str, int] = {}
 
     def serve(self, handlers: dict[str, Callable[..., Any]]) -> Any:
-        ports = {}
-        for service, handler in handlers.items():
-            server = gevent.server.StreamServer(("127.0.0.1", 0), without_delay(handler))
-            server.start()
-            ports[service] = server.server_port
-        return ports
+        return {service: listen_tcp(handler) for service, handler in handlers.items()}
 
     def accept_idle(self, held: Held) -> Any:
         idle = gevent.socket.socket()  # not create_server(): gevent leaves the stdlib's, which blocks
@@ -121,11 +116,8 @@ class TcpTransport:
         self._ports = where
 
     def dial(self, service: str) -> Conn:
-        # Not create_connection(): it resolves the address, which must not count against a baseline.
-        sock = gevent.socket.socket()
-        sock.connect(("127.0.0.1", self._ports[service]))
-        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
-        return sock  # type: ignore[no-any-return, unused-ignore]
+        conn: Conn = dial_tcp(self._ports[service])
+        return conn
 
     def dial_with(self, service: str, data: bytes) -> Conn:
         conn = self.dial(service)
@@ -133,14 +125,25 @@ class TcpTransport:
         return conn
 
 
-def without_delay(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler over TCP, with what every careful TCP program sets."""
+def listen_tcp(handler: Callable[..., Any]) -> int:
+    """Serve on loopback, with TCP_NODELAY as every careful TCP program has it; the port."""
 
     def handle(sock: Any, address: Any) -> None:
         sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
         handler(sock, address)
 
-    return handle
+    server = gevent.server.StreamServer(("127.0.0.1", 0), handle)
+    server.start()
+    return int(server.address[1])
+
+
+def dial_tcp(port: int) -> Any:
+    """A gevent socket that is connected to a port of loopback, with TCP_NODELAY."""
+    # Not create_connection(): it resolves the address, which must not count against a baseline.
+    sock = gevent.socket.socket()
+    sock.connect(("127.0.0.1", port))
+    sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+    return sock
 
 
 class MeshTransport:
@@ -284,26 +287,19 @@ class Loads:
         conn.close()
 
     def _churn(self) -> None:
-        clock, counter = time.perf_counter, self._counter
-        while self._running:
-            start = clock()
-            conn = self._transport.dial("echo")
-            try:
-                exchange(conn)
-                self._times.append(clock() - start)
-            finally:
-                conn.close()
-            counter.count += 1
+        self._open_and_close(functools.partial(self._transport.dial, "echo"), exchange)
 
     def _early_churn(self) -> None:
         """The same, the message with the dial; not every transport has that."""
+        self._open_and_close(functools.partial(cast(Any, self._transport).dial_with, "echo", MESSAGE), await_answer)
+
+    def _open_and_close(self, dial: Callable[[], Conn], converse: Callable[[Conn], None]) -> None:
         clock, counter = time.perf_counter, self._counter
-        dial_with = cast(Any, self._transport).dial_with
         while self._running:
             start = clock()
-            conn = dial_with("echo", MESSAGE)
+            conn = dial()
             try:
-                await_answer(conn)
+                converse(conn)
                 self._times.append(clock() - start)
             finally:
                 conn.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 import harness
 from harness import OPENING_LIMIT, Cores, Numbers, Others, Pair, Report, Row
+from scenarios.http import requested
 
 KINDS = ("plain", "patched")
 GREENLETS = (1, 32)
@@ -45,21 +46,12 @@ class Plan:
 
 def run_http(pair: Pair, plan: Plan, greenlets: int) -> dict[str, float]:
     """Requests per second, and the processor time of a request in either process (microseconds)."""
-    pair.client.ask("start", greenlets=greenlets)
-    samples: list[tuple[Any, Any]] = []
-    for pause in (plan.warm, plan.seconds):
-        # The load is made there meanwhile; nothing can come earlier.
-        time.sleep(pause)
-        samples.append((pair.client.ask("sample"), pair.server.ask("sample")))
-    pair.client.ask("stop")
-    (client, server), (client_end, server_end) = samples
-    count = client_end["count"] - client["count"]
-    if not count:
-        raise harness.ChildFailed(f"no request was answered within {plan.seconds} s")
+    window = requested(pair, greenlets, plan.warm, plan.seconds)
+    per_request = 1e6 / window.client["count"]
     return {
-        f"http {greenlets}": count / (client_end["clock"] - client["clock"]),
-        f"client {greenlets}": (client_end["cpu"] - client["cpu"]) / count * 1e6,
-        f"server {greenlets}": (server_end["cpu"] - server["cpu"]) / count * 1e6,
+        f"http {greenlets}": window.rate,
+        f"client {greenlets}": window.client["cpu"] * per_request,
+        f"server {greenlets}": window.server["cpu"] * per_request,
     }
 
 

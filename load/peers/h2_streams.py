@@ -8,9 +8,7 @@ from typing import Any
 
 import gevent
 import gevent.event
-import gevent.server
-import gevent.socket
-from ends import end, without_delay
+from ends import dial_tcp, end, listen_tcp
 from h2.config import H2Configuration  # type: ignore[import-not-found, unused-ignore]
 from h2.connection import H2Connection  # type: ignore[import-not-found, unused-ignore]
 from h2.events import (  # type: ignore[import-not-found, unused-ignore]
@@ -188,18 +186,13 @@ class H2Transport:
         def handle(sock: Any, _address: Any) -> None:
             Connection(sock, client=False, handlers=handlers).run()
 
-        server = gevent.server.StreamServer(("127.0.0.1", 0), without_delay(handle))
-        server.start()
-        return {"port": server.server_port}
+        return {"port": listen_tcp(handle)}
 
     def accept_idle(self, _held: Held) -> Any:
         return {}
 
     def reach(self, where: Any) -> None:
-        sock = gevent.socket.socket()
-        sock.connect(("127.0.0.1", where["port"]))
-        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
-        self._connection = Connection(sock, client=True, handlers={})
+        self._connection = Connection(dial_tcp(where["port"]), client=True, handlers={})
         gevent.spawn(self._connection.run)
         deadline = time.monotonic() + STEP_LIMIT
         # Until the server's settings have arrived: before that, fewer streams and smaller windows hold.

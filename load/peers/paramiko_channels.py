@@ -10,14 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-import gevent.server
-import gevent.socket
 from gevent import monkey
 
 monkey.patch_all()
 
 import paramiko  # type: ignore[import-not-found, import-untyped, unused-ignore] # noqa: E402
-from ends import end, without_delay  # noqa: E402
+from ends import dial_tcp, end, listen_tcp  # noqa: E402
 from harness import OPENING_LIMIT, STEP_LIMIT, Commands, Conn, Held  # noqa: E402
 
 # Of both sides: no more than 32 KiB fit in a packet.
@@ -78,18 +76,13 @@ class SshTransport:
                 if channel is not None:
                     gevent.spawn(handle_channel, server.services.pop(channel.get_id()), channel)
 
-        server = gevent.server.StreamServer(("127.0.0.1", 0), without_delay(handle))
-        server.start()
-        return {"port": server.server_port}
+        return {"port": listen_tcp(handle)}
 
     def accept_idle(self, _held: Held) -> Any:
         return {}
 
     def reach(self, where: Any) -> None:
-        sock = gevent.socket.socket()
-        sock.connect(("127.0.0.1", where["port"]))
-        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
-        self._ssh = paramiko.Transport(sock, **SIZES)
+        self._ssh = paramiko.Transport(dial_tcp(where["port"]), **SIZES)
         self._ssh.start_client(timeout=STEP_LIMIT)
         self._ssh.auth_none("anybody")
 

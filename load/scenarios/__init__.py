@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import STEP_LIMIT, Cores, Numbers, Others, Pair, Row, in_turn
+from harness import SPARE_DESCRIPTORS, STEP_LIMIT, Cores, Numbers, Others, Pair, Row, descriptor_limit, in_turn
 
 ENDS = str(Path(__file__).resolve().parent.parent / "ends.py")
 
@@ -54,11 +54,7 @@ class Bench:
 
     def window(self, pair: Pair, seconds: float = 0.0) -> Window:
         """What both processes do in a while: the plan's, or so many seconds."""
-        before = [child.ask("sample") for child in (pair.server, pair.client)]
-        time.sleep(seconds or self.plan.seconds)
-        after = [child.ask("sample") for child in (pair.server, pair.client)]
-        server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
-        return Window(server, client)
+        return Window.of(pair, seconds or self.plan.seconds)
 
     def load(self, pair: Pair, what: str, streams: int, size: int = 0, seconds: float = 0.0) -> Window:
         """A load from its start to its end: warming up, and a window."""
@@ -78,6 +74,15 @@ class Window:
     server: dict[str, float]
     client: dict[str, float]
     times: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pair: Pair, seconds: float) -> Window:
+        """What both do in so many seconds from now on."""
+        before = [child.ask("sample") for child in (pair.server, pair.client)]
+        time.sleep(seconds)
+        after = [child.ask("sample") for child in (pair.server, pair.client)]
+        server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
+        return cls(server, client)
 
     @property
     def rate(self) -> float:
@@ -116,6 +121,26 @@ def compared(bench: Bench, rows: list[Row], measure: Callable[[Pair], dict[str, 
             yield kind, result
 
     return Scenario(rows, one_round)
+
+
+def compared_at(
+    bench: Bench, rows: list[Row], counts: Iterable[int], measure: Callable[[Pair, int], dict[str, float]], script: str = ENDS
+) -> Scenario:
+    """The same with several numbers of streams, and new processes for each."""
+
+    def one_round(number: int) -> Numbers:
+        for count in counts:
+            for kind in in_turn(KINDS, number):
+                with bench.pair(kind, script=script) as pair:
+                    result = measure(pair, count)
+                yield kind, result
+
+    return Scenario(rows, one_round)
+
+
+def within_descriptors(counts: Iterable[int]) -> list[int]:
+    """Those numbers of streams of which the baseline may have as many: it needs a descriptor for each."""
+    return [count for count in counts if count <= descriptor_limit() - SPARE_DESCRIPTORS]
 
 
 def at_least(name: str, title: str, bound: float, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:

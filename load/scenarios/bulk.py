@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness import Numbers, Pair, in_turn
+from harness import Pair
 
-from . import KINDS, Bench, Scenario, at_least, told
+from . import KINDS, Bench, Scenario, at_least, compared_at, told
 
 MANY = 100
 BOUNDS = (1.1, 1.3)
@@ -28,11 +28,4 @@ def scenario(bench: Bench) -> Scenario:
             result[f"{way} cpu {streams}"] = window.cpu / rate * 1e12
         return result
 
-    def one_round(number: int) -> Numbers:
-        for streams in (1, MANY):
-            for kind in in_turn(KINDS, number):
-                with bench.pair(kind) as pair:
-                    result = measure(pair, streams)
-                yield kind, result
-
-    return Scenario(rows, one_round)
+    return compared_at(bench, rows, (1, MANY), measure)

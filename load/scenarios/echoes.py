@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from harness import SPARE_DESCRIPTORS, Numbers, Pair, descriptor_limit, in_turn
+from harness import Pair
 
-from . import KINDS, Bench, Scenario, at_least, told
+from . import Bench, Scenario, at_least, compared_at, told, within_descriptors
 
 BOUNDS = {100: (3.5, 6.0), 1000: (4.5, 8.0), 10_000: (3.5, 6.0)}
 
 
 def scenario(bench: Bench) -> Scenario:
-    # The baseline needs a descriptor for each.
-    numbers = [streams for streams in bench.plan.streams if streams <= descriptor_limit() - SPARE_DESCRIPTORS]
+    numbers = within_descriptors(bench.plan.streams)
     rows = []
     for streams in numbers:
         title = f"64 B echoes/s, {streams:,} streams"
@@ -23,11 +22,4 @@ def scenario(bench: Bench) -> Scenario:
         window = bench.load(pair, "echo", streams)
         return {f"echoes {streams}": window.rate, f"echo cpu {streams}": window.cpu / window.rate * 1e6}
 
-    def one_round(number: int) -> Numbers:
-        for streams in numbers:
-            for kind in in_turn(KINDS, number):
-                with bench.pair(kind) as pair:
-                    result = measure(pair, streams)
-                yield kind, result
-
-    return Scenario(rows, one_round)
+    return compared_at(bench, rows, numbers, measure)

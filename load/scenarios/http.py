@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from harness import ChildFailed, Numbers, Row, in_turn
+from harness import ChildFailed, Pair, Row
 
-from . import KINDS, Bench, Scenario, at_least
+from . import KINDS, Bench, Scenario, Window, at_least, compared_at
 
 ENDS = str(Path(__file__).resolve().parent.parent / "http_ends.py")
 #: Greenlets with a session each, and how many times the requests of TCP are asked for: pure Python, compiled.
@@ -22,19 +22,19 @@ def scenario(bench: Bench) -> Scenario:
         title = f"CPU of both per request (us), {many}"
         rows.append(Row(f"http cpu {greenlets}", title, "< 1 x", lambda row: row.median < 1, KINDS))
 
-    def measure(kind: str, greenlets: int) -> dict[str, float]:
-        with bench.pair(kind, script=ENDS) as pair:
-            pair.client.ask("start", greenlets=greenlets)
-            time.sleep(bench.plan.warm)
-            window = bench.window(pair)
-            pair.client.ask("stop")
-        if not window.rate:
-            raise ChildFailed(f"no request was answered within {bench.plan.seconds:g} s")
+    def measure(pair: Pair, greenlets: int) -> dict[str, float]:
+        window = requested(pair, greenlets, bench.plan.warm, bench.plan.seconds)
         return {f"http {greenlets}": window.rate, f"http cpu {greenlets}": window.cpu / window.rate * 1e6}
 
-    def one_round(number: int) -> Numbers:
-        for greenlets in BOUNDS:
-            for kind in in_turn(KINDS, number):
-                yield kind, measure(kind, greenlets)
+    return compared_at(bench, rows, BOUNDS, measure, ENDS)
 
-    return Scenario(rows, one_round)
+
+def requested(pair: Pair, greenlets: int, warm: float, seconds: float) -> Window:
+    """A load of requests from its start to its end: warming up, and a window."""
+    pair.client.ask("start", greenlets=greenlets)
+    time.sleep(warm)
+    window = Window.of(pair, seconds)
+    pair.client.ask("stop")
+    if not window.rate:
+        raise ChildFailed(f"no request was answered within {seconds:g} s")
+    return window

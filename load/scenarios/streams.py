@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness import SPARE_DESCRIPTORS, Numbers, Pair, descriptor_limit, in_turn
+from harness import Pair
 
-from . import KINDS, Bench, Scenario, told
+from . import Bench, Scenario, compared_at, told, within_descriptors
 
 PERCENTILES = (50, 90, 99)
 # Of the time of other measurements: there are many points, and each but informs.
@@ -12,8 +12,7 @@ SHARE = 0.5
 
 
 def scenario(bench: Bench) -> Scenario:
-    # The baseline needs a descriptor for each.
-    numbers = [streams for streams in bench.plan.curve if streams <= descriptor_limit() - SPARE_DESCRIPTORS]
+    numbers = within_descriptors(bench.plan.curve)
     rows = []
     for streams in numbers:
         many = f"{streams:,} stream{'s' if streams > 1 else ''}"
@@ -26,11 +25,4 @@ def scenario(bench: Bench) -> Scenario:
         window = bench.load(pair, "timed_echo", streams, seconds=bench.plan.seconds * SHARE)
         return {f"rate {streams}": window.rate, **{f"p{part} {streams}": window.times[f"p{part}"] / 1e3 for part in PERCENTILES}}
 
-    def one_round(number: int) -> Numbers:
-        for streams in numbers:
-            for kind in in_turn(KINDS, number):
-                with bench.pair(kind) as pair:
-                    result = measure(pair, streams)
-                yield kind, result
-
-    return Scenario(rows, one_round)
+    return compared_at(bench, rows, numbers, measure)
