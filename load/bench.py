@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,16 @@ CURVE = (1, 4, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 def plan_of(options: argparse.Namespace) -> Plan:
     idle_streams = options.idle_streams or (10_000 if options.quick else 1_000_000)
+    streams = list(dict.fromkeys(options.streams or ()))
     free = harness.descriptor_limit() - SPARE_DESCRIPTORS - idle.WARM
     return Plan(
         rounds=harness.rounds_of(options),
         warm=options.seconds / 4 if options.seconds else 0.1 if options.quick else 1.0,
         seconds=options.seconds or (0.2 if options.quick else 3.0),
-        streams=tuple(options.streams or ((1000,) if options.quick else (100, 1000, 10_000))),
+        streams=tuple(streams or ((1000,) if options.quick else (100, 1000, 10_000))),
         idle=idle_streams,
-        baseline_idle=min(idle_streams, free, MAX_IDLE_CONNECTIONS),
-        curve=tuple(options.streams or ((1, 30, 300) if options.quick else CURVE)),
+        baseline_idle=min(idle_streams, max(1, free), MAX_IDLE_CONNECTIONS),
+        curve=tuple(streams or ((1, 30, 300) if options.quick else CURVE)),
     )
 
 
@@ -58,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--streams", type=harness.whole, action="append", metavar="N", help="of `echoes` and `streams`, instead of their own"
     )
     parser.add_argument("--idle-streams", type=harness.whole, metavar="N", help="default 1,000,000; with --quick 10,000")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
+    parser.add_argument("--plot", type=harness.folder_to_make, metavar="DIR", help="draw charts there: of `streams` and of `idle`")
     parser.add_argument("--peers", action="store_true", help=f"also against what is installed of {', '.join(PEERS)}")
     options = parser.parse_args(arguments)
     options.only = options.only and list(dict.fromkeys(options.only))
@@ -97,6 +98,14 @@ def choose_peers(options: argparse.Namespace) -> str:
     return ""
 
 
+def left_out(scenarios: Mapping[str, Scenario]) -> Iterator[str]:
+    """What was asked for and is not measured."""
+    for name, scenario in scenarios.items():
+        if scenario.too_many:
+            numbers = ", ".join(f"{count:,}" for count in scenario.too_many)
+            yield f"{name} of {numbers} streams: the baseline needs a descriptor for each, and a process has {harness.descriptor_limit():,}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     plan, cores = plan_of(options), harness.pick_cores()
@@ -113,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.peers:
         facts["peers"] = ", ".join(map(version, options.peers))
     report.rows = [row for scenario in made.values() for row in scenario.rows]
+    report.left_out = list(left_out({name: scenario for name, scenario in made.items() if name in (options.only or made)}))
     return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan), facts, draw)
 
 

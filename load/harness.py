@@ -218,12 +218,21 @@ class Child:
         return answer["value"]
 
     def cpu_seconds(self) -> float:
-        times = psutil.Process(self._process.pid).cpu_times()
+        with self._looked_at() as process:
+            times = process.cpu_times()
         return float(times.user + times.system)
 
     def resident(self) -> int:
         """Bytes. Not PSS: reading that takes a second with a million streams."""
-        return int(psutil.Process(self._process.pid).memory_info().rss)
+        with self._looked_at() as process:
+            return int(process.memory_info().rss)
+
+    @contextlib.contextmanager
+    def _looked_at(self) -> Iterator[psutil.Process]:
+        try:
+            yield psutil.Process(self._process.pid)
+        except psutil.Error as error:
+            raise ChildFailed(f"{self._name}: the process ended") from error
 
     def stop(self) -> None:
         assert self._process.stdin is not None
@@ -397,6 +406,10 @@ class Row:
 class Report:
     rows: list[Row]
     others: Others = field(default_factory=Others)
+    #: What was asked for and cannot be measured.
+    left_out: list[str] = field(default_factory=list)
+    #: Why the run has not come to its end.
+    cut_short: str = ""
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -429,6 +442,9 @@ class Report:
         return "; ".join(shown)
 
     def warnings(self) -> Iterator[str]:
+        if self.cut_short:
+            yield f"{self.cut_short}: this is what was measured until then"
+        yield from (f"not measured: {what}" for what in self.left_out)
         if self.others.cores > NOISY_OTHERS:
             yield f"noisy: other programs used {self.others.cores:.2f} cores: do not quote this run"
         for row in self.measured:
@@ -577,29 +593,39 @@ def run(
     facts: Mapping[str, str] | None = None,
     further: Callable[[dict[str, Any]], None] = lambda _content: None,
 ) -> int:
-    """Every scenario, round by round, and the table; the exit status.
+    """Every scenario, round by round, and the table, whatever ends it; the exit status.
 
     ``facts`` are more to say of what is measured; ``further`` is called at the end with what is also written as JSON.
     """
     facts = {**surroundings(cores), **(facts or {})}
     print("\n".join(f"{name:15} {value}" for name, value in facts.items()), flush=True)
+    status = 0
     try:
         measure(options, report, {name: scenarios[name] for name in options.only or scenarios})
     except ChildFailed as error:
-        say(f"failed: {error}")
-        return 1
+        status, report.cut_short = 1, f"failed: {error}"
     except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    print(f"\n{report.table()}\n")
-    print(f"median (min..max) of {rounds_of(options)} rounds; a ratio is that of one round, the second column by the first")
-    print(f"processes: {report.usage()}")
+        status, report.cut_short = 130, "interrupted"
+    if report.cut_short:
+        say(report.cut_short)
     content = content_of(report, facts, plan)
-    print("\n".join(content["warnings"]) or "quiet enough to trust")
+    print("\n".join(conclusion(report, content["warnings"], rounds_of(options))))
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + "\n")
     further(content)
-    return 0
+    return status or (0 if report.measured else 1)
+
+
+def conclusion(report: Report, warnings: list[str], rounds: int) -> Iterator[str]:
+    """The table, and how much it is worth."""
+    if report.measured:
+        yield f"\n{report.table()}\n"
+        most = "at most " if report.cut_short else ""
+        yield f"median (min..max) of {most}{rounds} rounds; a ratio is that of one round, the second column by the first"
+        yield f"processes: {report.usage()}"
+        yield from warnings or ["quiet enough to trust"]
+    else:
+        yield from ("", *warnings, "nothing was measured")
 
 
 def measure(options: argparse.Namespace, report: Report, scenarios: Mapping[str, Callable[[int], Numbers]]) -> None:

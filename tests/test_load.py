@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
 import os
 import pty
+import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 LOAD = Path(__file__).resolve().parent.parent / "load"
@@ -91,6 +95,68 @@ def test_charts(tmp_path: Path) -> None:
         assert 5_000 < file.stat().st_size < 100_000
 
 
+def few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+
+
+@pytest.mark.parametrize(("numbers", "status"), [(["20", "5000", "20"], 0), (["5000"], 1)])
+def test_more_streams_than_descriptors(numbers: list[str], status: int, tmp_path: Path) -> None:
+    """What is not measured is said; a number given twice is measured once."""
+    values = tmp_path / "values.json"
+    command = [sys.executable, str(LOAD / "bench.py"), "--quick", "--seconds", "0.1", "--only", "echoes", "--json", str(values)]
+    command += [part for number in numbers for part in ("--streams", number)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, preexec_fn=few_descriptors)
+    assert done.returncode == status, done.stderr
+    content = json.loads(values.read_text())
+    warning = "not measured: echoes of 5,000 streams: the baseline needs a descriptor for each, and a process has 1,024"
+    assert warning in done.stdout
+    assert warning in content["warnings"]
+    assert "quiet enough" not in done.stdout
+    if status:
+        assert content["rows"] == []
+        assert done.stdout.endswith("nothing was measured\n")
+    else:
+        check(content["rows"], done.stdout, {"echoes 20", "echo cpu 20"})
+
+
+@pytest.mark.parametrize("end", ["interrupted", "failed: "])
+def test_what_was_measured_until_then(end: str, tmp_path: Path) -> None:
+    """A run that is ended has its table and its file all the same."""
+    values = tmp_path / "values.json"
+    command = [sys.executable, str(LOAD / "bench.py"), "--only", "round-trip", "--rounds", "500", "--seconds", "0.1", "--json", str(values)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has it ignored, and children inherit that. No other thread runs here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("round 2/500  gevent" in line for line in process.stderr)
+            if end == "interrupted":
+                process.send_signal(signal.SIGINT)
+            else:
+                # Whichever there are now: between two measurements there may be none.
+                while process.poll() is None:
+                    for child in psutil.Process(process.pid).children():
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            child.kill()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0.02)
+            table, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == (130 if end == "interrupted" else 1), said
+    content = json.loads(values.read_text())
+    assert {row["name"] for row in content["rows"]} == {"rtt", "rtt p99", "rtt cpu"}
+    assert all(row["title"] in table and len(row["ratios"]) >= 1 for row in content["rows"])
+    assert content["warnings"][0].startswith(end)
+    assert content["warnings"][0].endswith(": this is what was measured until then")
+    assert content["warnings"][0] in table
+
+
 def plots() -> Any:
     spec = importlib.util.spec_from_file_location("plots", LOAD / "plots.py")
     assert spec is not None
@@ -143,6 +209,16 @@ def test_charts_of_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "idle, streams" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["file", "file/charts"])
+def test_charts_where_a_file_is(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = start_without([], "--quick", "--plot", str(tmp_path / place))
+    assert done.returncode == 2
+    assert "argument --plot: " in done.stderr
+    assert "is no folder and cannot be made" in done.stderr
+    assert "round 1/1" not in done.stderr
 
 
 def test_peers(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +109,8 @@ class Window:
 class Scenario:
     rows: list[Row]
     one_round: Callable[[int], Numbers]
+    #: What was asked for and cannot be measured: numbers of streams.
+    too_many: tuple[int, ...] = ()
 
 
 def compared(bench: Bench, rows: list[Row], measure: Callable[[Pair], dict[str, float]], between: Collection[str] = ()) -> Scenario:
@@ -124,7 +126,12 @@ def compared(bench: Bench, rows: list[Row], measure: Callable[[Pair], dict[str, 
 
 
 def compared_at(
-    bench: Bench, rows: list[Row], counts: Iterable[int], measure: Callable[[Pair, int], dict[str, float]], script: str = ENDS
+    bench: Bench,
+    rows: list[Row],
+    counts: Iterable[int],
+    measure: Callable[[Pair, int], dict[str, float]],
+    script: str = ENDS,
+    too_many: tuple[int, ...] = (),
 ) -> Scenario:
     """The same with several numbers of streams, and new processes for each."""
 
@@ -135,12 +142,13 @@ def compared_at(
                     result = measure(pair, count)
                 yield kind, result
 
-    return Scenario(rows, one_round)
+    return Scenario(rows, one_round, too_many)
 
 
-def within_descriptors(counts: Iterable[int]) -> list[int]:
-    """Those numbers of streams of which the baseline may have as many: it needs a descriptor for each."""
-    return [count for count in counts if count <= descriptor_limit() - SPARE_DESCRIPTORS]
+def within_descriptors(counts: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Those numbers of streams of which the baseline can have as many, with a descriptor for each, and those that are too many."""
+    most = descriptor_limit() - SPARE_DESCRIPTORS
+    return tuple(count for count in counts if count <= most), tuple(count for count in counts if count > most)
 
 
 def at_least(name: str, title: str, bound: float, kinds: tuple[str, str] = KINDS, **options: Any) -> Row:

@@ -10,7 +10,7 @@ BOUNDS = {100: (3.5, 6.0), 1000: (4.5, 8.0), 10_000: (3.5, 6.0)}
 
 
 def scenario(bench: Bench) -> Scenario:
-    numbers = within_descriptors(bench.plan.streams)
+    numbers, too_many = within_descriptors(bench.plan.streams)
     rows = []
     for streams in numbers:
         title = f"64 B echoes/s, {streams:,} streams"
@@ -22,4 +22,4 @@ def scenario(bench: Bench) -> Scenario:
         window = bench.load(pair, "echo", streams)
         return {f"echoes {streams}": window.rate, f"echo cpu {streams}": window.cpu / window.rate * 1e6}
 
-    return compared_at(bench, rows, numbers, measure)
+    return compared_at(bench, rows, numbers, measure, too_many=too_many)

@@ -12,7 +12,7 @@ SHARE = 0.5
 
 
 def scenario(bench: Bench) -> Scenario:
-    numbers = within_descriptors(bench.plan.curve)
+    numbers, too_many = within_descriptors(bench.plan.curve)
     rows = []
     for streams in numbers:
         many = f"{streams:,} stream{'s' if streams > 1 else ''}"
@@ -25,4 +25,4 @@ def scenario(bench: Bench) -> Scenario:
         window = bench.load(pair, "timed_echo", streams, seconds=bench.plan.seconds * SHARE)
         return {f"rate {streams}": window.rate, **{f"p{part} {streams}": window.times[f"p{part}"] / 1e3 for part in PERCENTILES}}
 
-    return compared_at(bench, rows, numbers, measure)
+    return compared_at(bench, rows, numbers, measure, too_many=too_many)
