@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+import gevent.event
 import harness
 import parties
 from harness import STEP_LIMIT
@@ -34,12 +35,15 @@ class Member:
             StreamServer(self.mesh.bind(SERVICE), answer).start()
         self.peering: Peering = self.mesh.join(tuple(address))
         self.seen: dict[str, float] = {}
+        #: That the router is lost has been seen.
+        self.noticed = gevent.event.Event()
         self.error = ""
         self._attempts = 0
 
     def go_through(self, offered: int, limit: float) -> None:
         """A storm: lose the router, join again, call a service, see all of them; each within the limit."""
         self.seen, self.error, self._attempts = {}, "", self.peering.attempts
+        self.noticed.clear()
         try:
             with gevent.Timeout(limit, TimeoutError(f"not within {limit:g} s")):
                 self._go_through(offered, limit)
@@ -52,6 +56,7 @@ class Member:
         if lost is not None:
             lost.wait()
         self.seen["lost"] = time.monotonic()
+        self.noticed.set()
         while self.peering.link in (None, lost) or not self.peering.ready:
             self.peering.wait_ready(limit)
             # Ready it may still be by the link that was lost, for a turn of the loop.
@@ -123,9 +128,7 @@ class Crowd:
     def lost(self, seconds: float) -> int:
         """Wait until all have noticed, at most so long; how many have not."""
         deadline = time.monotonic() + seconds
-        while (missing := sum("lost" not in member.seen for member in self._members)) and time.monotonic() < deadline:
-            gevent.sleep(parties.LOOK_AGAIN)
-        return missing
+        return sum(not member.noticed.wait(max(0.0, deadline - time.monotonic())) for member in self._members)
 
     def back(self, seconds: float) -> list[dict[str, Any]]:
         """Wait until the storm is over for everybody; what each has seen."""

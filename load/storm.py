@@ -97,7 +97,10 @@ class Storms:
             crowd.ask("watch", offered=sum(self._offering), seconds=options.limit + options.down)
         killed = time.monotonic()
         router.kill()
-        missing = sum(crowd.ask("lost", options.limit + STEP_LIMIT, seconds=options.limit) for crowd in self._crowds)
+        missing = 0
+        for crowd in self._crowds:
+            left = max(0.0, killed + options.limit - time.monotonic())
+            missing += crowd.ask("lost", left + STEP_LIMIT, seconds=left)
         time.sleep(max(0.0, killed + options.down - time.monotonic()))
         address = self._start_router(address)
         returned = time.monotonic()

@@ -28,6 +28,7 @@ import churn
 import soak
 import storm
 from endurance import BOUNDS, Bound, Check, Facts, Sample, growth_checks
+from parties import Times
 from traffic import HEADER, Service
 
 LOAD = Path(__file__).resolve().parent.parent / "load"
@@ -510,10 +511,33 @@ def tamper():
             return go_through(self, offered, limit)
         away.append(self)
         self.seen["lost"] = 1.0
+        self.noticed.set()
         gevent.event.Event().wait()
 
     parties.Member._go_through = stay_away
 """
+
+
+NOTICES_NOTHING = """
+def tamper():
+    go_through, unaware = parties.Member._go_through, []
+
+    def notice_nothing(self, offered, limit):
+        if unaware:
+            return go_through(self, offered, limit)
+        unaware.append(self)
+        gevent.event.Event().wait()
+
+    parties.Member._go_through = notice_nothing
+"""
+
+
+def test_a_node_that_notices_nothing_is_found(tmp_path: Path) -> None:
+    _, values = tampered(tmp_path, "storm", NOTICES_NOTHING, "--storms", "1", "--limit", "4")
+    checks = {check["name"]: check["value"] for check in values["checks"]}
+    assert checks["nodes that did not notice, storm 1"] == 2
+    # They are waited for until the others have not much time left.
+    assert checks["nodes that did not come back, storm 1"] >= 2
 
 
 def test_a_node_that_does_not_come_back_is_found(tmp_path: Path) -> None:
@@ -522,6 +546,17 @@ def test_a_node_that_does_not_come_back_is_found(tmp_path: Path) -> None:
     assert "FAILED: nodes that did not come back, storm 1 is 2, not at most 0" in out
     # The limit counts from when the router is to be there again.
     assert "2 times: joined: TimeoutError: not within 4.3 s" in out
+
+
+def test_percentiles_are_those_of_the_steps() -> None:
+    times = Times()
+    assert times.percentile(0.5) == 0.0
+    for seconds in [0.001] * 90 + [0.1] * 9 + [1e9]:
+        times.add(seconds)
+    # A step is 5 %, and what is added counts as the end of its step.
+    assert 0.001 <= times.percentile(0.0) == times.percentile(0.5) == times.percentile(0.9) < 0.00105
+    assert 0.1 <= times.percentile(0.91) == times.percentile(0.99) < 0.105
+    assert 100 < times.percentile(1.0) < 200
 
 
 # --- judging growth ---------------------------------------------------------------------------

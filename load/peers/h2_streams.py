@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from h2.config import H2Configuration  # type: ignore[import-not-found, unused-i
 from h2.connection import H2Connection  # type: ignore[import-not-found, unused-ignore]
 from h2.events import (  # type: ignore[import-not-found, unused-ignore]
     DataReceived,
+    RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
     StreamReset,
@@ -39,6 +39,8 @@ class Connection:
         self._handlers = handlers
         self._streams: dict[int, Stream] = {}
         self._wake_writer = gevent.event.Event()
+        #: The settings of the other side have arrived.
+        self.settled = gevent.event.Event()
         self.h2 = H2Connection(H2Configuration(client_side=client, header_encoding="utf-8"))
         # A server has nothing to say about pushing.
         values = {code: value for code, value in SETTINGS.items() if client or code != SettingCodes.ENABLE_PUSH}
@@ -100,6 +102,8 @@ class Connection:
         elif isinstance(event, StreamEnded | StreamReset):
             if stream := self._streams.get(event.stream_id):
                 stream.feed(b"")
+        elif isinstance(event, RemoteSettingsChanged):
+            self.settled.set()
         elif isinstance(event, WindowUpdated):
             waiting = list(self._streams.values()) if not event.stream_id else [self._streams.get(event.stream_id)]
             for one in waiting:
@@ -194,12 +198,9 @@ class H2Transport:
     def reach(self, where: Any) -> None:
         self._connection = Connection(dial_tcp(where["port"]), client=True, handlers={})
         gevent.spawn(self._connection.run)
-        deadline = time.monotonic() + STEP_LIMIT
-        # Until the server's settings have arrived: before that, fewer streams and smaller windows hold.
-        while self._connection.h2.remote_settings.initial_window_size != WINDOW:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no settings from the server within {STEP_LIMIT:g} s")
-            gevent.sleep(0.01)
+        # Before the server's settings have arrived fewer streams and smaller windows hold.
+        if not self._connection.settled.wait(STEP_LIMIT):
+            raise TimeoutError(f"no settings from the server within {STEP_LIMIT:g} s")
 
     def dial(self, service: str) -> Conn:
         assert self._connection is not None
