@@ -65,6 +65,9 @@ class Requests:
     def stop(self) -> None:
         self._running = False
         gevent.joinall(self._greenlets, timeout=STEP_LIMIT, raise_error=True)
+        if stuck := sum(not greenlet.ready() for greenlet in self._greenlets):
+            raise TimeoutError(f"{stuck} of {len(self._greenlets)} requests have no answer")
+        self._greenlets.clear()
 
     def commands(self) -> Commands:
         return {"start": self.start, "sample": self.sample, "stop": self.stop}

@@ -237,6 +237,58 @@ def test_peers(tmp_path: Path) -> None:
         assert all(value > 0 for values in row["values"].values() for value in values), row
 
 
+FORGETTING = """
+import asyncio
+from peers.uvloop_tcp import UvloopTcp
+
+async def nothing():
+    pass
+
+program = UvloopTcp()
+for _ in range(100):
+    program.spawn(nothing)
+# In the order in which they were begun: when this one ends the others have.
+program._call(asyncio.sleep(0))
+assert len(program._tasks) == 0, program._tasks
+"""
+
+STUCK = """
+import gevent.event, web
+
+asked = gevent.event.Event()
+
+class Session:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get(self, url, timeout):
+        asked.set()
+        gevent.event.Event().wait()
+
+web.STEP_LIMIT = 0.05
+load = web.Requests(Session)
+load.start(2)
+assert asked.wait(5)
+try:
+    load.stop()
+except TimeoutError as error:
+    assert str(error) == "2 of 2 requests have no answer", error
+else:
+    raise AssertionError("nothing was noticed")
+"""
+
+
+@pytest.mark.parametrize("source", [FORGETTING, STUCK])
+def test_of_a_process(source: str) -> None:
+    """Coroutines that have ended are forgotten; requests that do not end are an error."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{source}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--peers"], ["--only", "h2"]])
 def test_peers_that_are_not_installed(arguments: list[str]) -> None:
     """None of all, or one by name: nothing is measured, and it is said what to install."""

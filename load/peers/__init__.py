@@ -8,26 +8,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from dataclasses import dataclass
 
 from harness import Commands
 
-
-@dataclass(frozen=True)
-class Peer:
-    #: The file here.
-    module: str
-    #: What a stream is.
-    title: str
-
-
-#: By the name of the package, to import and to install.
+#: By the name of the package, to import and to install: the file here.
 PEERS = {
-    "h2": Peer("h2_streams", "HTTP/2 streams"),
-    "paramiko": Peer("paramiko_channels", "SSH channels, with AES"),
-    "zerorpc": Peer("zerorpc_calls", "calls"),
-    "uvloop": Peer("uvloop_tcp", "TCP connections"),
-    "libp2p": Peer("yamux_streams", "yamux streams"),
+    "h2": "h2_streams",
+    "paramiko": "paramiko_channels",
+    "zerorpc": "zerorpc_calls",
+    "uvloop": "uvloop_tcp",
+    "libp2p": "yamux_streams",
 }
 
 
@@ -41,5 +31,5 @@ def version(name: str) -> str:
 
 def commands(name: str) -> Commands:
     """Of a server or a client, whichever is asked of it."""
-    module = importlib.import_module(f"peers.{PEERS[name].module}")
+    module = importlib.import_module(f"peers.{PEERS[name]}")
     return module.commands()  # type: ignore[no-any-return]

@@ -64,7 +64,9 @@ class UvloopTcp:
         return TcpConn(*await asyncio.open_connection("127.0.0.1", self._ports[service], limit=READER_LIMIT))
 
     def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
-        self._tasks.add(asyncio.run_coroutine_threadsafe(function(*arguments), self._loop))
+        task = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def commands() -> Commands:

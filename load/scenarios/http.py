@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from harness import ChildFailed, Pair, Row
+from harness import STEP_LIMIT, ChildFailed, Pair, Row
 
 from . import KINDS, Bench, Scenario, Window, at_least, compared_at
 
@@ -34,7 +34,7 @@ def requested(pair: Pair, greenlets: int, warm: float, seconds: float) -> Window
     pair.client.ask("start", greenlets=greenlets)
     time.sleep(warm)
     window = Window.of(pair, seconds)
-    pair.client.ask("stop")
+    pair.client.ask("stop", 2 * STEP_LIMIT)
     if not window.rate:
         raise ChildFailed(f"no request was answered within {seconds:g} s")
     return window
