@@ -110,11 +110,17 @@ def test_a_storm_passes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def address_with_echo() -> Iterator[str]:
+def router() -> Iterator[AstraNet]:
+    """A router that offers an echo itself."""
     with AstraNet(role=Role.ROUTER) as mesh:
         StreamServer(mesh.bind("echo"), lambda stream, _: echo_one(stream)).start()
-        host, port = mesh.listen(("127.0.0.1", 0)).address
-        yield f"{host}:{port}"
+        yield mesh
+
+
+@pytest.fixture
+def address_with_echo(router: AstraNet) -> str:
+    host, port = router.listen(("127.0.0.1", 0)).address
+    return f"{host}:{port}"
 
 
 def test_churn_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -> None:
@@ -131,13 +137,17 @@ def test_churn_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -
     assert "nobody offered service 'nobody'" in out
 
 
-def test_soak_in_a_mesh_that_there_is(address_with_echo: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(LOAD / "parties.py"), "--address", address_with_echo, "--service", "there"]
-    with subprocess.Popen(command, env=script_environment()) as service:
-        try:
-            _, _, values = run_json(tmp_path, "soak.py", *SHORT["soak.py"], "--address", address_with_echo, "--service", "there")
-        finally:
-            service.terminate()
+def test_soak_in_a_mesh_that_there_is(router: AstraNet, address_with_echo: str, tmp_path: Path) -> None:
+    given = ("--address", address_with_echo, "--service", "there")
+    with open(tmp_path / "said", "ab") as said:
+        command = [sys.executable, str(LOAD / "parties.py"), *given]
+        with subprocess.Popen(command, env=script_environment(), stdout=said, stderr=said) as service:
+            try:
+                # The last of its three names. The script waits for some seconds only, in which a busy machine may not start the service.
+                router.service_map.wait_for("there-http", DEADLINE)
+                _, _, values = run_json(tmp_path, "soak.py", *SHORT["soak.py"], *given)
+            finally:
+                service.terminate()
     assert all(kind["count"] > 0 for kind in values["kinds"].values())
 
 
