@@ -143,13 +143,16 @@ class Patch:
 
     def _keep(self, mesh: AstraNet) -> None:
         self._own = mesh
-        atexit.register(self._close_own)
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._warn_of_unused()
+        self._close_own()
 
     def _close_own(self) -> None:
-        self._warn_of_unused()
         own, self._own = self._own, None
         if own is not None:
-            atexit.unregister(self._close_own)
+            atexit.unregister(self._end)
             # Of a forked child's parent this closes nothing.
             own.close(_LAST_WORDS)
 
@@ -167,7 +170,7 @@ class Patch:
         if not self.applied:
             return
         _HOOKS.remove(self)
-        self._close_own()
+        self._end()
         for variable in self._no_proxy:
             variable.remove()
 

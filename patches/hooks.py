@@ -139,7 +139,8 @@ class Hooks:
                 delattr(owner, name)
             else:
                 setattr(owner, name, old)
-        self._seen.clear()
+        # Not cleared: who is still connecting goes on with what was known.
+        self._seen = {}
         for hub in list(self._hubs):
             vars(hub).pop(_RESOLVER, None)
         self._hubs.clear()
