@@ -68,7 +68,7 @@ def test_bench_over_relays_and_slow_paths(tmp_path: Path) -> None:
 def test_bench_far_and_http(tmp_path: Path) -> None:
     table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "far", "--only", "http")
     wanted = {f"http {what}{clients}" for what in ("", "cpu ") for clients in (1, 32)}
-    check(rows, table, wanted | {"far open", "far early", "far upload"})
+    check(rows, table, wanted | {"far open", "far echo", "far early", "far upload"})
     assert all(value > 0 for row in rows for value in row["ratios"])
     # What a path of 10 ms costs does not depend on the machine: two round trips, and not one less.
     opening = next(row for row in rows if row["name"] == "far open")
