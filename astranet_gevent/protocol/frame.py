@@ -209,6 +209,7 @@ class FrameBuffer:
     def _cut_large(self, frames: list[Frame], start: int) -> int:
         """Append the large frames that begin at ``start``; where they end."""
         view, end = self._view, self._end
+        lent: memoryview | None = None
         unpack = _HEADER.unpack_from
         position = start
         while end - position >= HEADER_SIZE:
@@ -220,19 +221,21 @@ class FrameBuffer:
                 break
             if size < _LENT_PAYLOAD or stop > end:
                 break
-            frames.append((command, key, self._lend(body, stop) if command == Command.DATA else bytes(view[body:stop])))
+            if lent is None and command == Command.DATA:
+                lent = self._lend()
+            frames.append((command, key, bytes(view[body:stop]) if lent is None or command != Command.DATA else lent[body:stop]))
             position = stop
         return position
 
-    def _lend(self, start: int, stop: int) -> bytes | memoryview:
-        """A payload as a view of the slab, or a copy when there are too many views about."""
+    def _lend(self) -> memoryview | None:
+        """A view of the slab to cut payloads from; None when there are too many about."""
         if self._spare is None:
             self._spare = self._find_spare()
         if self._spare is None:
-            return bytes(self._view[start:stop])
+            return None
         self._is_lent = True
-        # Of the slab itself, not of the one view that is used to read: only then does its reference count tell.
-        return memoryview(self._slab)[start:stop]
+        # Another than the one that is used to read: only then does the slab's reference count tell.
+        return memoryview(self._slab)
 
     def _find_spare(self) -> bytearray | None:
         """A slab to go on with once this one has been lent: one that came back, else a new one, else none."""
