@@ -193,14 +193,16 @@ def functions(frame):
     while frame is not None:
         yield frame.f_code.co_name
         frame = frame.f_back
-starting = gevent.spawn(check_call, ["sleep", "0.2"])
+held, let_go = os.pipe()
+# It has forked, and waits until its child has become that program.
+starting = gevent.spawn(check_call, ["true"], preexec_fn=lambda: os.read(held, 1))
 with gevent.Timeout(10, AssertionError("it does not start a program")):
-    # Until that greenlet is in the middle of it: it has forked, and waits for what its child says.
     while "_execute_child" not in functions(starting.gr_frame):
         gevent.sleep(0)
 assert "site" in mesh.service_map
 assert ended(in_child(lambda: None)) == 0
 assert "site" not in mesh.service_map
+os.write(let_go, b"x")
 starting.get(timeout=10)
 serve_once()
 listener.close()
