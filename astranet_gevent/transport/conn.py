@@ -178,13 +178,14 @@ class SocketConn:
             self._hub.wait(self._write_watcher)
             left = self.try_send(left)
 
-    def when_writable(self, callback: Callable[[], None]) -> None:
-        """Call back once, in the hub, when the loop next finds that something can be sent."""
-        self._again_watcher.start(self._on_writable, callback)
+    def start_writing(self, callback: Callable[[], None]) -> None:
+        """Call back, in the hub, whenever the loop finds that something can be sent, until ``stop_writing()``."""
+        if not self._again_watcher.active:
+            self._again_watcher.start(callback)
 
-    def _on_writable(self, callback: Callable[[], None]) -> None:
+    def stop_writing(self) -> None:
+        """Call back no more."""
         self._again_watcher.stop()
-        callback()
 
     def _suit_path(self) -> None:
         """Have less wait in the system the slower the path is."""

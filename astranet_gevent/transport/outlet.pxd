@@ -23,6 +23,8 @@ cdef class Outlet:
     cdef bint _writer_parked
     cdef bint _send_failed
     cdef double _flush_due
+    cdef bint _continuing
+    cdef double _small_until
     cdef object _writer
 
     cpdef send_control(self, frame)
@@ -32,6 +34,7 @@ cdef class Outlet:
     cpdef flush_early(self)
     cpdef bint wants_flush(self)
     cpdef _flush(self)
+    cdef int _batches_now(self)
     cdef bint _flush_once(self)
     cdef _sending_failed(self, error)
     cdef _wake_blocked(self)

@@ -34,6 +34,11 @@ _EARLY_FLUSH: Final = 200e-6
 # Batches sent in one go before other greenlets get their turn.
 _BATCHES_PER_FLUSH: Final = 4
 
+# The same for some time after a small frame was sent, in seconds: its answer is waited for. Pings beside ten streams in bulk take 1.1 ms
+# over loopback instead of 1.9, and these are as fast; 100 streams alone would lose a tenth of their rate.
+_BATCHES_BESIDE_SMALL: Final = 2
+_SMALL_TIME: Final = 0.1
+
 
 class Outlet:
     """What a link has to send, and the sending of it. ``Link`` adds the receiving half and says what happens at the end."""
@@ -60,6 +65,9 @@ class Outlet:
         self._writer_parked = False
         self._send_failed = False
         self._flush_due = 0.0
+        # Whether _flush() is called as often as the socket can be written.
+        self._continuing = False
+        self._small_until = 0.0
         self._writer: Any = None
 
     # -- what the other half decides -------------------------------------------------------------------------------------------
@@ -105,7 +113,9 @@ class Outlet:
         conn = self._conn
         if isinstance(conn, SocketConn):
             self.flush_scheduled = True
-            conn.when_writable(self._flush)
+            if not self._continuing:
+                self._continuing = True
+                conn.start_writing(self._flush)
         else:
             self.schedule_flush()
 
@@ -137,24 +147,37 @@ class Outlet:
         return bool(queue.small or queue.control or queue.turns or self.blocked or self.core.state is LinkState.DRAINING)
 
     def _flush(self) -> None:
-        self.flush_scheduled = False
         queue = self.queue
-        if not self._writing and (queue.small or queue.control or queue.turns):
-            batches = 1
-            while self._flush_once() and batches < _BATCHES_PER_FLUSH:
-                batches += 1
-        if self.blocked:
-            self._wake_blocked()
+        # Those who are woken need not schedule another one: what they queue is seen below.
+        self.flush_scheduled = True
+        try:
+            if not self._writing and (queue.small or queue.control or queue.turns):
+                batches = self._batches_now() if queue.turns else 1
+                while self._flush_once() and batches > 1:
+                    batches -= 1
+            if self.blocked:
+                self._wake_blocked()
+        finally:
+            self.flush_scheduled = False
         if self._writing:
             return
         if queue.small or queue.control or queue.turns:
-            if not self.flush_scheduled:
-                self._continue_flush()
-        elif not self.flush_scheduled:
-            if self._flushed is not None:
-                self._flushed.set()
-            if self.core.state is LinkState.DRAINING:
-                self._end_if_drained()
+            self._continue_flush()
+            return
+        if self._continuing and isinstance(self._conn, SocketConn):
+            self._continuing = False
+            self._conn.stop_writing()
+        if self._flushed is not None:
+            self._flushed.set()
+        if self.core.state is LinkState.DRAINING:
+            self._end_if_drained()
+
+    def _batches_now(self) -> int:
+        """How many batches of large frames may go before the loop looks for what has come."""
+        now = monotonic()
+        if self.queue.small:
+            self._small_until = now + _SMALL_TIME
+        return _BATCHES_BESIDE_SMALL if now < self._small_until else _BATCHES_PER_FLUSH
 
     def _flush_once(self) -> bool:
         """Hand one batch to the Conn; the writer greenlet gets what it does not take at once. Whether more can be sent now."""

@@ -144,9 +144,9 @@ def test_what_was_being_sent_after_the_answer_is_not_sent_again_either(bench: Be
     dial = bench.spawn(outcome, lambda: node.dial("sink", DEADLINE, prefer_first, data=b"once"))
     eventually(lambda: bool(link.dialing), "the dial is under way")
     # It is not read either, so nothing but the order of ports tells which it is.
-    waiting = len(link.blocked)
-    RawStream(first, answered.rport + 1, 7).send(SYN)
-    eventually(lambda: len(link.blocked) > waiting, "the data waits for room")
+    port = answered.rport + 1
+    RawStream(first, port, 7).send(SYN)
+    eventually(lambda: any(stream.getsockname()[1] == port for stream in link.blocked), "the data waits for room")
     first.close()
     assert isinstance(dial.get(timeout=DEADLINE), LinkLostError)
     second.assert_quiet()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gevent
+import pytest
 
 from astranet_gevent import Stream
 from astranet_gevent.protocol.frame import Command
@@ -128,7 +129,8 @@ class BottomlessConn(SocketConn):
         super().close()
 
 
-def test_a_link_that_is_never_full_reads_between_its_batches(bench: Bench) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_link_that_is_never_full_reads_between_its_batches(bench: Bench, blocked: bool) -> None:
     total = 16 * 1024 * 1024
     with deadline():
         one, other = bench.node(), bench.node()
@@ -137,14 +139,23 @@ def test_a_link_that_is_never_full_reads_between_its_batches(bench: Bench) -> No
         links = one.attach(ends[0]), other.attach(conn)
         for link in links:
             link.wait_ready(DEADLINE)
+        listener = one.bind("svc")
+        other.service_map.wait_for("svc", DEADLINE)
+        stream = other.dial("svc", DEADLINE)
         conn.is_open = True
-        source = TurnSource()
-        for _ in range(total // 65536):
-            links[1].queue.push_turn(source, (bytes(65536),))
-        links[1].schedule_flush()
+        if blocked:
+            # It waits for room in the queue again and again, never for its window.
+            stream.receive_window_size(total)
+            stream.sendall(bytes(total))
+        else:
+            source = TurnSource()
+            for _ in range(total // 65536):
+                links[1].queue.push_turn(source, (bytes(65536),))
+            links[1].schedule_flush()
         while links[1].queue:
             gevent.idle()
         assert sum(conn.taken) >= total
         assert max(conn.taken) <= total / 4
+        listener.close()
         for link in links:
             link.end(None)
