@@ -512,34 +512,20 @@ def test_an_exchange_that_fails_before_the_storms_is_found(tmp_path: Path) -> No
     assert "2 times: exchange of 1 bytes: ConnectionError: fails at first" in out
 
 
-STAYS_AWAY = """
-def tamper():
-    go_through, away = parties.Member._go_through, []
-
-    def stay_away(self, offered, limit):
-        if away:
-            return go_through(self, offered, limit)
-        away.append(self)
-        self.seen["lost"] = 1.0
-        self.noticed.set()
-        gevent.event.Event().wait()
-
-    parties.Member._go_through = stay_away
-"""
-
-
 NOTICES_NOTHING = """
 def tamper():
-    go_through, unaware = parties.Member._go_through, []
+    go_through, stuck = parties.Member._go_through, []
 
     def notice_nothing(self, offered, limit):
-        if unaware:
+        if stuck:
             return go_through(self, offered, limit)
-        unaware.append(self)
+        stuck.append(self)
         gevent.event.Event().wait()
 
     parties.Member._go_through = notice_nothing
 """
+
+STAYS_AWAY = NOTICES_NOTHING.replace("stuck.append(self)", "stuck.append(self); self.seen['lost'] = 1.0; self.noticed.set()")
 
 
 def test_a_node_that_notices_nothing_is_found(tmp_path: Path) -> None:

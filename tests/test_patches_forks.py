@@ -40,6 +40,13 @@ def ended(pid):
     with gevent.Timeout(20, AssertionError("the child does not end")):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
+def serve_once(listener):
+    greenlet = gevent.spawn(ask, "site")
+    sock, _ = listener.accept()
+    sock.sendall(b"served")
+    sock.close()
+    assert greenlet.get(timeout=10) == b"served"
+
 def raises(kind, function, *args):
     try:
         function(*args)
@@ -152,13 +159,6 @@ import subprocess
 from gevent.subprocess import check_call
 sys.unraisablehook = lambda unraisable: os._exit(9)
 
-def serve_once():
-    greenlet = gevent.spawn(ask, "site")
-    sock, _ = listener.accept()
-    sock.sendall(b"served")
-    sock.close()
-    assert greenlet.get(timeout=10) == b"served"
-
 # The services of others are all there.
 mesh.service_map.wait_for("greeting", 10)
 ways = {
@@ -179,23 +179,35 @@ for way, start in ways.items():
         assert list(mesh.service_map["site"]) == [offered], way
         assert changes.get(0.1) is None, way
     # Nobody has looked yet: what forks to serve is still told from this.
-    serve_once()
+    serve_once(listener)
     listener.close()
     assert "site" not in mesh.service_map
 
 listener = socket.create_server(("site", 0))
 assert ended(in_child(lambda: None)) == 0
 assert "site" not in mesh.service_map
-# A fork while another greenlet starts a program is one for all that.
 listener.close()
+""",
+        address,
+    )
+
+
+def test_a_fork_while_a_program_is_started_is_one_for_all_that(address: str) -> None:
+    check(
+        """
+from gevent.subprocess import check_call
 listener = socket.create_server(("site", 0))
 def functions(frame):
     while frame is not None:
         yield frame.f_code.co_name
         frame = frame.f_back
 held, let_go = os.pipe()
+def hold():
+    # It would keep itself waiting if this failed.
+    os.close(let_go)
+    os.read(held, 1)
 # It has forked, and waits until its child has become that program.
-starting = gevent.spawn(check_call, ["true"], preexec_fn=lambda: os.read(held, 1))
+starting = gevent.spawn(check_call, ["true"], preexec_fn=hold)
 with gevent.Timeout(10, AssertionError("it does not start a program")):
     while "_execute_child" not in functions(starting.gr_frame):
         gevent.sleep(0)
@@ -204,7 +216,7 @@ assert ended(in_child(lambda: None)) == 0
 assert "site" not in mesh.service_map
 os.write(let_go, b"x")
 starting.get(timeout=10)
-serve_once()
+serve_once(listener)
 listener.close()
 """,
         address,

@@ -180,8 +180,7 @@ class SocketConn:
 
     def start_writing(self, callback: Callable[[], None]) -> None:
         """Call back, in the hub, whenever the loop finds that something can be sent, until ``stop_writing()``."""
-        if not self._again_watcher.active:
-            self._again_watcher.start(callback)
+        self._again_watcher.start(callback)
 
     def stop_writing(self) -> None:
         """Call back no more."""

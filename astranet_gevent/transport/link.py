@@ -312,7 +312,7 @@ class Link(Outlet):
             self._schedule_run()
 
     def _receive_other(self, command: int, key: bytes, payload: bytes) -> None:
-        if command != _DATA and command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
+        if command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
             self._receive_link_frame(command, key, payload)
         elif self.core.state is LinkState.HANDSHAKE or self.core.state is LinkState.CLOSED:
             # As the original: what comes before the handshake is dropped.

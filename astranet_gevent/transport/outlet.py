@@ -65,7 +65,7 @@ class Outlet:
         self._writer_parked = False
         self._send_failed = False
         self._flush_due = 0.0
-        # Whether _flush() is called as often as the socket can be written.
+        # Whether _flush() is called as often as the socket can be written: until all is sent, also while the writer waits for the same.
         self._continuing = False
         self._small_until = 0.0
         self._writer: Any = None

@@ -113,10 +113,10 @@ class Relay:
             if pair is None:
                 return
         self.frames += 1
-        if command != Command.DATA and command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
+        if command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
             self._forward_control(pair, command, encode_frame(command, key, payload))
             return
-        if pair.overrun and key in pair.overrun:
+        if key in pair.overrun:
             return
         target = pair.target
         queue = target.queue

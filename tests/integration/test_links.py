@@ -16,9 +16,9 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.fileobject import FileObject
-from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, WND_SIZE, Frame, RawStream
+from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, WND_SIZE, Frame, RawPeer, RawStream
 
-from astranet_gevent import AstraNet, Config
+from astranet_gevent import AstraNet, Config, Link, Stream
 from astranet_gevent.errors import (
     ConfigError,
     LinkLostError,
@@ -715,7 +715,8 @@ def test_answers_are_not_taken_for_those_of_later_questions(bench: Bench, eventu
     assert link.round_trip >= 0.04
 
 
-def test_a_fault_while_reading_ends_the_link_and_wakes_who_waits(bench: Bench, hub_errors: list[Any], monkeypatch: Any) -> None:
+def dialled_over_tcp(bench: Bench) -> tuple[Link, RawPeer, Stream, RawStream]:
+    """A node's link to a raw peer of our own kind, that peer, and both ends of a stream that the node has dialled."""
     node = bench.node()
     ours, theirs = tcp_pair()
     link = node.attach(ours)
@@ -724,14 +725,20 @@ def test_a_fault_while_reading_ends_the_link_and_wakes_who_waits(bench: Bench, h
     peer.announce("sink", 7)
     node.service_map.wait_for("sink", DEADLINE)
     dialling = bench.spawn(node.dial, "sink", DEADLINE)
-    peer.receive_dial().send(SYN)
-    reader = bench.spawn(receive_until_error, dialling.get(timeout=DEADLINE))
+    raw = peer.receive_dial()
+    raw.send(SYN)
+    return link, peer, dialling.get(timeout=DEADLINE), raw
+
+
+def test_a_fault_while_reading_ends_the_link_and_wakes_who_waits(bench: Bench, hub_errors: list[Any], monkeypatch: Any) -> None:
+    link, peer, stream, _ = dialled_over_tcp(bench)
+    reader = bench.spawn(receive_until_error, stream)
     peer.fence()
 
     def fail(*args: Any) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(node._node, "receive", fail)
+    monkeypatch.setattr(link._owner, "receive", fail)
     peer.announce("other", 8)
     reader.get(timeout=DEADLINE)
     assert link.ended.is_set()
@@ -773,25 +780,16 @@ def test_streams_of_a_short_path_share_a_budget(bench: Bench, delay: float) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
 def test_less_waits_in_the_system_the_slower_the_path_is(bench: Bench, eventually: Eventually) -> None:
-    ours, theirs = tcp_pair()
-    node = bench.node()
-    link = node.attach(ours)
-    peer = bench.adopt(theirs)
-    peer.handshake(OWN_KIND)
-    peer.announce("sink", 7)
-    node.service_map.wait_for("sink", DEADLINE)
-    dialling = bench.spawn(node.dial, "sink", DEADLINE)
-    stream = peer.receive_dial()
-    stream.send(SYN)
-    sender = dialling.get(timeout=DEADLINE)
+    link, peer, sender, stream = dialled_over_tcp(bench)
     stream.send(WND_SIZE, (2**31 - 1).to_bytes(4, "big"))
     sending = bench.spawn(sender.sendall, bytes(50_000_000))
     conn = link._conn
     assert conn.batch_bytes == 256 * 1024
 
     def read_slowly() -> None:
-        theirs.settimeout(DEADLINE)
-        while len(theirs.recv(50_000)):
+        # Less at a time than the peer itself would read.
+        peer._sock.settimeout(DEADLINE)
+        while len(peer._sock.recv(50_000)):
             gevent.sleep(0.002)
 
     reader = bench.spawn(read_slowly)
