@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -153,6 +154,18 @@ def test_kernel_options(bench: Bench) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # Not less than keepalive_timeout: it also counts while a live but busy peer keeps its window shut.
             assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 90_000
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="the system does not let a socket choose")
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_links_within_a_host_are_not_paced(bench: Bench, host: str) -> None:
+    sockets = tcp_pair(host)
+    with socket.fromfd(sockets[0].fileno(), sockets[0].family, socket.SOCK_STREAM) as same:
+        with contextlib.suppress(OSError):
+            same.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+        bench.node().attach(sockets[0])
+        bench.node().attach(sockets[1])
+        assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
 
 
 def test_kernel_options_of_joined_and_accepted_links(bench: Bench) -> None:
