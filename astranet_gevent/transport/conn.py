@@ -45,6 +45,9 @@ _TCP_INFO_SIZE: Final = 176
 _UNSENT_TIME: Final = 1e-3
 _MIN_UNSENT: Final = 64 * 1024
 _MAX_UNSENT: Final = 1024 * 1024
+# Within a host, there and in the receiver's system: pings beside ten streams in bulk take 0.6 ms instead of 1.3, and these are as fast.
+_MAX_UNSENT_WITHIN_HOST: Final = 128 * 1024
+_WINDOW_WITHIN_HOST: Final = 512 * 1024
 
 # Seconds between two looks at how fast the path is.
 _LOOK_INTERVAL: Final = 0.1
@@ -105,10 +108,12 @@ class SocketConn:
         self._is_tcp = family in (socket.AF_INET, socket.AF_INET6)
         self._raw = _socket.socket(family, kind, proto, sock.detach())
         self._raw.setblocking(False)
+        self._max_unsent = _MAX_UNSENT
         if self._is_tcp:
             _set_tcp_options(self._raw, config)
             if _is_within_host(self._raw):
-                _do_not_pace(self._raw)
+                _set_host_options(self._raw)
+                self._max_unsent = _MAX_UNSENT_WITHIN_HOST
         self._hub = hub
         self._read_watcher: Any = hub.loop.io(self._raw.fileno(), 1)
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
@@ -200,7 +205,7 @@ class SocketConn:
         sent, self._acked = acked - self._acked, acked
         microseconds, self._busy_time = busy - self._busy_time, busy
         if sent and microseconds:
-            unsent = max(_MIN_UNSENT, min(int(sent / microseconds * 1e6 * _UNSENT_TIME), _MAX_UNSENT))
+            unsent = max(_MIN_UNSENT, min(int(sent / microseconds * 1e6 * _UNSENT_TIME), self._max_unsent))
             self.batch_bytes = min(unsent, BATCH_BYTES)
             with contextlib.suppress(OSError):
                 self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
@@ -406,9 +411,13 @@ def _is_within_host(raw: _socket.socket) -> bool:
     return bool(remote == local or (remote.startswith("127.") and local.startswith("127.")))
 
 
-def _do_not_pace(raw: _socket.socket) -> None:
-    """Take the congestion control that every Linux has: the system's may be BBR, whose timers cost a fourth of bulk on loopback."""
-    option = getattr(socket, "TCP_CONGESTION", None)
-    if option is not None:
-        with contextlib.suppress(OSError):
-            raw.setsockopt(socket.IPPROTO_TCP, option, b"reno")
+def _set_host_options(raw: _socket.socket) -> None:
+    """Where there is no network: no congestion to control, and no reason for the system to hold much.
+
+    reno, which every Linux has, in place of the system's congestion control: that may be BBR, whose timers take a fourth of the rate there.
+    """
+    for name, value in (("TCP_CONGESTION", b"reno"), ("TCP_WINDOW_CLAMP", _WINDOW_WITHIN_HOST)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, option, value)

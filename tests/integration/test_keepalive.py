@@ -158,7 +158,7 @@ def test_kernel_options(bench: Bench) -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="the system does not let a socket choose")
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])
-def test_links_within_a_host_are_not_paced(bench: Bench, host: str) -> None:
+def test_links_within_a_host_are_not_paced_and_have_little_in_the_system(bench: Bench, host: str) -> None:
     sockets = tcp_pair(host)
     with socket.fromfd(sockets[0].fileno(), sockets[0].family, socket.SOCK_STREAM) as same:
         with contextlib.suppress(OSError):
@@ -166,6 +166,7 @@ def test_links_within_a_host_are_not_paced(bench: Bench, host: str) -> None:
         bench.node().attach(sockets[0])
         bench.node().attach(sockets[1])
         assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+        assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP) == 512 * 1024
 
 
 def test_kernel_options_of_joined_and_accepted_links(bench: Bench) -> None:
