@@ -231,8 +231,9 @@ class Link(Outlet):
             return
         if self._discarding:
             return
-        # Whoever is noted is run below.
+        # Whoever is noted is run below, and what is queued is sent there.
         self._run_scheduled = True
+        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         error: Exception | None = None
         try:
             self._receive(self._buffer.decode(count))
@@ -242,11 +243,12 @@ class Link(Outlet):
         except BaseException:
             # Ours, or somebody's who interrupts: what was read is not handled, and nothing more can be. Who waits is woken by a callback.
             self._run_scheduled = False
+            self.flush_scheduled = was_scheduled
             self._reading_ended(None)
             raise
         if error is not None:
             self._reading_ended(error)
-        self._run_receivers()
+        self._run_receivers(was_scheduled)
 
     def _reading_ended(self, error: Exception | None) -> None:
         if isinstance(self._conn, SocketConn):
@@ -432,9 +434,8 @@ class Link(Outlet):
                 if monotonic() > self._flush_due:
                     self.flush_early()
 
-    def _run_receivers(self) -> None:
+    def _run_receivers(self, was_scheduled: bool) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
-        was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         if self.accepted:
             self.accepted = False
             if self._readable:
