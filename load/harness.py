@@ -506,6 +506,14 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def congestion_control() -> str:
+    """TCP's, as the system has it for programs that do not choose: what the baseline gets."""
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    except OSError:
+        return "unknown"  # not Linux
+
+
 def surroundings(cores: Cores) -> dict[str, str]:
     pinned = "not pinned" if None in cores else "server on core {}, client on core {}".format(*cores)
     return {
@@ -513,7 +521,7 @@ def surroundings(cores: Cores) -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "gevent": f"{gevent.__version__} ({gevent.get_hub().loop.__class__.__module__})",
         "cpu": f"{cpu_model()}, {os.cpu_count()} cores, {pinned}",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release()}, TCP with {congestion_control()}",
     }
 
 
