@@ -15,8 +15,12 @@ from setuptools.command.build_ext import build_ext
 # What a DATA frame passes on its way in and out, and what opening and closing a stream takes. Each is of one build in all that it imports
 # from another, so those that have a .pxd are all here.
 MODULES = (
+    "astranet_gevent.address",
+    "astranet_gevent.mesh",
+    "astranet_gevent.node",
     "astranet_gevent.protocol.frame",
     "astranet_gevent.protocol.link",
+    "astranet_gevent.protocol.routing",
     "astranet_gevent.protocol.stream",
     "astranet_gevent.protocol.window",
     "astranet_gevent.transport.conn",

@@ -167,10 +167,10 @@ class Node:
         heard = older.heard = older.heard or Event()
         older.send_ping()
         alive = heard.wait(self.config.handshake_timeout)
-        if alive and older.state == "ready":
+        if alive and older.is_ready:
             if self.node_id < newer.peer_id:
                 newer.say_goodbye()
-        elif not alive and newer.state == "ready":
+        elif not alive and newer.is_ready:
             older.end(RemoteProtocolError(f"no answer within {self.config.handshake_timeout:g} s, while a newer link to the node works"))
 
     def link_drained(self, link: Link) -> None:
@@ -430,7 +430,7 @@ class Node:
         self.link_listeners.append(listener)
         if self.config.role.announces:
             for link in self.links:
-                if link.state == "ready" and not link.loopback:
+                if link.is_ready and not link.loopback:
                     self._send_addresses(link, 0)
         return listener
 
@@ -557,43 +557,52 @@ class Node:
             self.service_watchers.pop(watch, None)
 
     def _dial_service(self, key: ServiceKey, service: Service, attempt: Attempt) -> Stream:
-        what = f"service {service.name!r}"
         if key.node_id != self.node_id:
-            return self._dial_any(lambda: self.routes.direct(key.node_id) or self.registry.links_to(key), key, what, attempt)
+            return self._dial_any(key, attempt)
         if self.loopback_link is None:
-            raise NoRouteError(f"{what} is this node's own, and loopback is off: use with_loopback()")
+            raise NoRouteError(f"service {service.name!r} is this node's own, and loopback is off: use with_loopback()")
         self.loopback_link.wait_ready(attempt.deadline - time.monotonic())
-        return self._dial_over(self.loopback_link, key, what, attempt)
+        return self._dial_over(self.loopback_link, key, attempt)
 
     def _dial_node(self, node_id: int, port: int, attempt: Attempt) -> Stream:
-        what = f"node {format_node_id(node_id)} port {port}"
+        key = ServiceKey(b"", node_id, port)
         if node_id == self.node_id:
-            return self._dial_service(ServiceKey(b"", node_id, port), Service(f":{port}", node_id, port, 0), attempt)
-        return self._dial_any(lambda: self.routes.links_to(node_id), ServiceKey(b"", node_id, port), what, attempt)
+            return self._dial_service(key, Service(f":{port}", node_id, port, 0), attempt)
+        return self._dial_any(key, attempt)
 
-    def _dial_any(self, find_links: Callable[[], Sequence[Hashable]], key: ServiceKey, what: str, attempt: Attempt) -> Stream:
+    def _links_for(self, key: ServiceKey) -> Sequence[Hashable]:
+        """The links to dial a service over; a key without a name is a node's port."""
+        return self.routes.direct(key.node_id) or (self.registry.links_to(key) if key.name else self.routes.links_to(key.node_id))
+
+    def _dial_any(self, key: ServiceKey, attempt: Attempt) -> Stream:
         """Dial over one of equally good links, at random: the second of two relays must carry its share. If it fails, over the others."""
         error: Exception | None = None
-        tried: set[Link] = set()
+        tried: list[Link] = []
         while True:
-            usable = [link for link in find_links() if isinstance(link, Link) and link.state == "ready" and link not in tried]
+            usable = [link for link in self._links_for(key) if isinstance(link, Link) and link.is_ready and link not in tried]
             if not usable:
-                raise error or NoRouteError(f"no route to node {format_node_id(key.node_id)} ({what})")
+                raise error or NoRouteError(f"no route to node {format_node_id(key.node_id)} ({self._target_text(key)})")
             link = usable[randbelow(len(usable))] if len(usable) > 1 else usable[0]
-            tried.add(link)
             try:
-                return self._dial_over(link, key, what, attempt)
+                return self._dial_over(link, key, attempt)
             except (NoRouteError, LinkLostError) as caught:
                 if attempt.may_have_arrived(caught):
                     raise
+                tried.append(link)
                 error = caught
 
-    def _dial_over(self, link: Link, key: ServiceKey, what: str, attempt: Attempt) -> Stream:
+    def _target_text(self, key: ServiceKey) -> str:
+        """What is dialled, for an error."""
+        if key.name and (service := self._public_service(key, 0)) is not None:
+            return f"service {service.name!r}"
+        return f"node {format_node_id(key.node_id)} port {key.port}"
+
+    def _dial_over(self, link: Link, key: ServiceKey, attempt: Attempt) -> Stream:
         path = link.path_to(key.node_id)
         if path is None:
-            raise LimitError(f"paths_per_link {self.config.paths_per_link} reached on the way to {what}")
+            raise LimitError(f"paths_per_link {self.config.paths_per_link} reached on the way to {self._target_text(key)}")
         if len(link.streams) >= self.config.streams_per_link:
-            raise LimitError(f"streams_per_link {self.config.streams_per_link} reached on the link to {what}")
+            raise LimitError(f"streams_per_link {self.config.streams_per_link} reached on the link to {self._target_text(key)}")
         self._greet(path)
         stream = self._open(link, path, key.port)
         data = attempt.data
@@ -604,7 +613,7 @@ class Node:
                 attempt.send_rest(stream)
         except StreamTimeout as error:
             stream.close()
-            raise DialTimeout(f"no answer from {what} within {attempt.limit:g} s") from error
+            raise DialTimeout(f"no answer from {self._target_text(key)} within {attempt.limit:g} s") from error
         except BaseException:
             stream.close()
             raise

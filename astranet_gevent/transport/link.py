@@ -161,6 +161,11 @@ class Link(Outlet):
         return self.core.state.name.lower()
 
     @property
+    def is_ready(self) -> bool:
+        """Whether streams may be opened on it."""
+        return self.core.state is LinkState.READY
+
+    @property
     def is_own_kind(self) -> bool:
         """Whether the peer is a node of this library."""
         return self.core.capabilities.own_kind
@@ -358,11 +363,11 @@ class Link(Outlet):
         port = int.from_bytes(key[16:20], "big")
         stream = self.dialing.pop(port, None)
         if stream is not None:
-            if key[8:16] != stream.key[8:16]:
-                # Another node than the one dialled: not an answer to this dial.
-                self.dialing[port] = stream
-                return
             if key != stream.key:
+                if key[8:16] != stream.key[8:16]:
+                    # Another node than the one dialled: not an answer to this dial.
+                    self.dialing[port] = stream
+                    return
                 if key in self.streams:
                     self.streams[key].break_off(LinkLostError("the peer answered another dial from the same port"))
                 del self.streams[stream.key]

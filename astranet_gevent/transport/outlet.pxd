@@ -23,6 +23,7 @@ cdef class Outlet:
     cdef bint _writer_parked
     cdef bint _send_failed
     cdef double _flush_due
+    cdef double _early_wait
     cdef bint _continuing
     cdef double _small_until
     cdef object _writer
