@@ -48,7 +48,7 @@ class Proxy:
 
 
 class Direction:
-    """One direction of one connection: a thread that reads, a thread that writes when the time has come; where there is no delay, one for both."""
+    """One direction of one connection: a thread that reads, one that writes when the time has come; without a delay one for both."""
 
     def __init__(self, source: socket.socket, target: socket.socket, delay: float, rate: float) -> None:
         self._source = source

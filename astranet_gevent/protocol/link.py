@@ -14,7 +14,7 @@ from ..errors import RemoteProtocolError
 from .frame import Command, encode_frame, split_key
 from .handshake import ORIGINAL, Capabilities, Handshake, decode_handshake, encode_handshake
 
-__all__ = ["LinkCore", "LinkState", "LinkTimeoutError", "TimerEvent"]
+__all__ = ["CLOSED", "DRAINING", "GOODBYE", "HANDSHAKE", "PING", "PONG", "READY", "LinkCore", "LinkState", "LinkTimeoutError", "TimerEvent"]
 
 _ZERO_KEY: Final = bytes(24)
 
@@ -30,6 +30,13 @@ class LinkState(IntEnum):
     READY = 1
     DRAINING = 2
     CLOSED = 3
+
+
+# Looked up for every message: as members of the class they take three times as long.
+HANDSHAKE: Final = LinkState.HANDSHAKE
+READY: Final = LinkState.READY
+DRAINING: Final = LinkState.DRAINING
+CLOSED: Final = LinkState.CLOSED
 
 
 class TimerEvent(IntEnum):

@@ -8,7 +8,7 @@ from astranet_gevent.transport.path cimport Path
 from astranet_gevent.transport.stream cimport Stream
 
 # Names that every frame looks up: in C variables instead of the module's dictionary.
-cdef object OPEN, SENT_FIN, monotonic
+cdef object CLOSED, DRAINING, HANDSHAKE, OPEN, READY, SENT_FIN, monotonic
 cdef int _DATA
 cdef dict _STREAM_FRAMES
 
@@ -55,6 +55,9 @@ cdef class Link(Outlet):
 
     @cython.locals(stream=Stream, readable=dict, writable=dict)
     cdef _run_noted(self)
+
+    @cython.locals(stream=Stream)
+    cdef _run_lone(self)
 
     cpdef path_to(self, node_id)
     cpdef add(self, Stream stream)

@@ -23,7 +23,7 @@ from ..config import Config
 from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError, WrongThreadError
 from ..protocol.frame import Command, Frame, FrameBuffer, encode_frame
 from ..protocol.handshake import ORIGINAL
-from ..protocol.link import GOODBYE, PING, PONG, LinkCore, LinkState, LinkTimeoutError, TimerEvent
+from ..protocol.link import CLOSED, DRAINING, GOODBYE, HANDSHAKE, PING, PONG, READY, LinkCore, LinkTimeoutError, TimerEvent
 from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
 from ..threads import get_ident
@@ -163,7 +163,7 @@ class Link(Outlet):
     @property
     def is_ready(self) -> bool:
         """Whether streams may be opened on it."""
-        return self.core.state is LinkState.READY
+        return self.core.state is READY
 
     @property
     def is_own_kind(self) -> bool:
@@ -204,7 +204,7 @@ class Link(Outlet):
 
         Then end the link. Its streams are reset.
         """
-        if self.forked or self.core.state is LinkState.CLOSED:
+        if self.forked or self.core.state is CLOSED:
             return
         if self.thread != get_ident():
             raise WrongThreadError(f"{self!r} belongs to another thread")
@@ -231,7 +231,7 @@ class Link(Outlet):
 
     def _on_read(self, count: int) -> None:
         """Handle what has been read, and run those who got data: in the hub, so without a switch to a reader and back."""
-        if not count or self.core.state is LinkState.CLOSED:
+        if not count or self.core.state is CLOSED:
             self._reading_ended(None)
             return
         if self._discarding:
@@ -269,7 +269,7 @@ class Link(Outlet):
         try:
             while True:
                 count = conn.recv_into(buffer.writable())
-                if not count or core.state is LinkState.CLOSED:
+                if not count or core.state is CLOSED:
                     break
                 if self._discarding:
                     continue
@@ -321,7 +321,7 @@ class Link(Outlet):
     def _receive_other(self, command: int, key: bytes, payload: bytes) -> None:
         if command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
             self._receive_link_frame(command, key, payload)
-        elif self.core.state is LinkState.HANDSHAKE or self.core.state is LinkState.CLOSED:
+        elif self.core.state is HANDSHAKE or self.core.state is CLOSED:
             # As the original: what comes before the handshake is dropped.
             return
         elif key[:8] == self._own_id or key[:8] == bytes(8):
@@ -336,7 +336,7 @@ class Link(Outlet):
         core = self.core
         if command == Command.PING:
             # Before its handshake a peer of the original may not be ready for any frame, so it gets none.
-            if core.state is not LinkState.HANDSHAKE:
+            if core.state is not HANDSHAKE:
                 self.send_control(PONG)
         elif command == Command.PONG:
             self._note_answer()
@@ -350,8 +350,8 @@ class Link(Outlet):
                 if core.capabilities.own_kind:
                     self.send_ping()
                 self._owner.link_ready(self)
-        elif command == Command.GOODBYE and core.state is not LinkState.HANDSHAKE:
-            was_draining = core.state is LinkState.DRAINING
+        elif command == Command.GOODBYE and core.state is not HANDSHAKE:
+            was_draining = core.state is DRAINING
             if core.receive_goodbye():
                 self.send_control(GOODBYE)
             if not was_draining:
@@ -402,7 +402,11 @@ class Link(Outlet):
         """Switch to everybody who was noted, one after the other; send early what they wrote."""
         # What they write goes out at the end of this: no flush of its own needs to be scheduled.
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
-        self._run_noted()
+        try:
+            self._run_noted()
+        except BaseException:
+            self._interrupted()
+            raise
         self.flush_scheduled = was_scheduled
         if not was_scheduled and self.wants_flush():
             self._flush()
@@ -411,46 +415,82 @@ class Link(Outlet):
         self._run_scheduled = False
         readable = self._readable
         if len(readable) == 1 and not self._writable:
-            # Nobody else who could be waiting meanwhile: no turns, and no clock to watch.
-            stream, _ = readable.popitem()
-            waiter, stream.recv_waiter = stream.recv_waiter, None
-            if waiter is not None:
-                self._switch_to(waiter)
+            self._run_lone()
             return
         self._readable = {}
         writable, self._writable = self._writable, {}
         self.start_answers(len(readable))
-        for stream in readable:
-            waiter = stream.recv_waiter
-            if waiter is not None:
-                stream.recv_waiter = None
-                try:
-                    waiter.switch()
-                except BaseException:  # noqa: BLE001 - as in _switch_to(), written out: this runs for every message
-                    self.hub.handle_error(waiter, *sys.exc_info())
-                if monotonic() > self._flush_due:
-                    self.flush_early()
-        self.answers_at_once = False
-        for stream in writable:
-            waiter = stream.send_waiter
-            if waiter is not None:
-                stream.send_waiter = None
-                self._switch_to(waiter)
-                if monotonic() > self._flush_due:
-                    self.flush_early()
+        try:
+            for stream in readable:
+                waiter = stream.recv_waiter
+                if waiter is not None:
+                    stream.recv_waiter = None
+                    try:
+                        waiter.switch()
+                    except BaseException:  # noqa: BLE001 - as in _switch_to(), written out: this runs for every message
+                        self.hub.handle_error(waiter, *sys.exc_info())
+                    if monotonic() > self._flush_due:
+                        self.flush_early()
+            self.answers_at_once = False
+            for stream in writable:
+                waiter = stream.send_waiter
+                if waiter is not None:
+                    stream.send_waiter = None
+                    self._switch_to(waiter)
+                    if monotonic() > self._flush_due:
+                        self.flush_early()
+        except BaseException:
+            # Who has been run already and waits again is woken for nothing.
+            self._readable.update(readable)
+            self._writable.update(writable)
+            raise
+
+    def _run_lone(self) -> None:
+        """The same where one stream got data: nobody else could be waiting meanwhile, so there are no turns, and no clock to watch."""
+        (stream,) = self._readable
+        waiter = stream.recv_waiter
+        # From here to the switch nothing is called: Ctrl-C cannot strike while the waiter is in no slot.
+        del self._readable[stream]
+        if waiter is None:
+            return
+        self.answers_at_once = self._answers_whole
+        stream.recv_waiter = None
+        try:
+            waiter.switch()
+        except BaseException:  # noqa: BLE001 - likewise
+            self.hub.handle_error(waiter, *sys.exc_info())
+        self._note_parts()
 
     def _run_receivers(self, was_scheduled: bool) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
-        if self.accepted:
-            self.accepted = False
-            if self._readable:
-                # Whoever dialled has work as soon as it hears of it.
-                self.flush_early()
-        self._run_noted()
+        try:
+            if self.accepted:
+                self.accepted = False
+                if self._readable:
+                    # Whoever dialled has work as soon as it hears of it.
+                    self.flush_early()
+            self._run_noted()
+        except BaseException:
+            self._interrupted()
+            raise
         self.flush_scheduled = was_scheduled
-        if not self._writing and self.wants_flush():
-            self._flush()
+        queue = self.queue
+        if queue.turns or self.blocked or self._continuing or self.core.state is not READY:
+            if not self._writing and self.wants_flush():
+                self._flush()
+        elif not self._writing and (queue.small or queue.control):
+            # What _flush() would do here: whoever answers a single message waits for as few calls as may be.
+            self._flush_once()
         self._note_received()
+
+    def _interrupted(self) -> None:
+        """Ctrl-C struck in the hub, and the program may go on: have the others woken and what is queued sent by callbacks."""
+        self.answers_at_once = False
+        if self.core.state is CLOSED:
+            return
+        if not self._run_scheduled and (self._readable or self._writable):
+            self._schedule_run()
+        self.schedule_flush()
 
     # -- timer -----------------------------------------------------------------------------------------------------------------
 
@@ -536,13 +576,13 @@ class Link(Outlet):
         if granted:
             self._budget.give(granted)
             PROCESS_BUDGET.give(granted)
-        if self.core.state is LinkState.DRAINING:
+        if self.core.state is DRAINING:
             self._end_if_drained()
 
     def cancel_dial(self, stream: Stream, back: bytes) -> None:
         """Tell the far node that a dial is given up, now or when its SYN comes."""
         path = stream._path
-        if self.core.state is LinkState.CLOSED:
+        if self.core.state is CLOSED:
             return
         if path.capabilities.reset:
             self.queue.push_small(encode_reset(back, ResetCode.CANCELLED, "the dial was given up"))
@@ -592,7 +632,7 @@ class Link(Outlet):
 
     def _end_if_drained(self) -> None:
         core = self.core
-        if not (core.goodbye_sent and core.goodbye_received) or self.streams or core.state is not LinkState.DRAINING:
+        if not (core.goodbye_sent and core.goodbye_received) or self.streams or core.state is not DRAINING:
             return
         # What is still queued calls again when it is sent. What others relay over the link keeps it for as long as it lives.
         if not self.queue and not self._writing and not self._owner.relays_over(self):

@@ -2,7 +2,8 @@
 from astranet_gevent.protocol.link cimport LinkCore
 from astranet_gevent.transport.send_queue cimport SendQueue
 
-cdef object monotonic
+# Names that every batch looks up: in C variables instead of the module's dictionary.
+cdef object CLOSED, DRAINING, monotonic
 
 
 cdef class Outlet:
@@ -15,6 +16,7 @@ cdef class Outlet:
     cdef public dict blocked
     cdef public bint flush_scheduled
     cdef public bint answers_at_once
+    cdef bint _answers_whole
     cdef object _conn
     cdef object _control_frames
     cdef object _flushed
@@ -32,6 +34,7 @@ cdef class Outlet:
     cpdef schedule_flush(self)
     cpdef start_answers(self, Py_ssize_t count)
     cpdef send_answer(self)
+    cdef _note_parts(self)
     cpdef flush_early(self)
     cpdef bint wants_flush(self)
     cpdef _flush(self)

@@ -16,7 +16,7 @@ from gevent.hub import Hub
 
 from ..config import Config
 from ..errors import RemoteProtocolError
-from ..protocol.link import LinkCore, LinkState
+from ..protocol.link import CLOSED, DRAINING, LinkCore
 from ..threads import get_ident
 from .conn import Buffer, Conn, SocketConn
 from .send_queue import SendQueue
@@ -57,6 +57,8 @@ class Outlet:
         self.flush_scheduled = False
         # Set while those who got data are being run, until the first of them has written.
         self.answers_at_once = False
+        # Whether the last answer of somebody who was run alone was one frame: the next one is then sent as it is written.
+        self._answers_whole = False
         self._conn = conn
         self._control_frames = config.control_frames
         # Made by a close() that waits until everything is sent.
@@ -128,14 +130,25 @@ class Outlet:
         """The ``count`` streams that got data are run from now on: the first answer goes at once, the others together."""
         self._early_wait = _EARLY_FLUSH
         self._flush_due = monotonic() + _EARLY_FLUSH
-        # Only while others are still to be run: the parts of a single answer, as head and body of a response, are worth a frame each but
-        # not a system call and a wake-up of the peer each.
+        # A single one is another matter: see _note_parts().
         self.answers_at_once = count > 1
 
     def send_answer(self) -> None:
         """Send the first of the answers at once: the peer has work while the others are made, and none of them may follow."""
         self.answers_at_once = False
-        self.flush_early()
+        if not self._writing and not self.queue.turns:
+            self._flush_once()
+
+    def _note_parts(self) -> None:
+        """Somebody has been run alone: tell from what is queued now whether such answers may go as they are written.
+
+        What is left to do until the writer waits again takes as long as a switch. But the parts of one answer, as head and body of a
+        response, are worth a frame each and not a system call and a wake-up of the peer each.
+        """
+        self.answers_at_once = False
+        parts = len(self.queue.small)
+        if parts:
+            self._answers_whole = parts == 1 and not self._answers_whole
 
     def flush_early(self) -> None:
         """Send what has come together so far, unless there is large data in it: that is sent best in large batches."""
@@ -151,7 +164,7 @@ class Outlet:
     def wants_flush(self) -> bool:
         """Whether there is something to send, or somebody who waits for what _flush() does when all is sent (only while draining)."""
         queue = self.queue
-        return bool(queue.small or queue.control or queue.turns or self.blocked or self.core.state is LinkState.DRAINING)
+        return bool(queue.small or queue.control or queue.turns or self.blocked or self.core.state is DRAINING)
 
     def _flush(self) -> None:
         queue = self.queue
@@ -176,7 +189,7 @@ class Outlet:
             self._conn.stop_writing()
         if self._flushed is not None:
             self._flushed.set()
-        if self.core.state is LinkState.DRAINING:
+        if self.core.state is DRAINING:
             self._end_if_drained()
 
     def _batches_now(self) -> int:
@@ -189,7 +202,7 @@ class Outlet:
     def _flush_once(self) -> bool:
         """Hand one batch to the Conn; the writer greenlet gets what it does not take at once. Whether more can be sent now."""
         queue = self.queue
-        if self.core.state is LinkState.CLOSED or self._send_failed:
+        if self.core.state is CLOSED or self._send_failed:
             queue.clear()
             return False
         try:
@@ -208,7 +221,7 @@ class Outlet:
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""
         self.queue.clear()
-        if not self._send_failed and self.core.state is not LinkState.CLOSED:
+        if not self._send_failed and self.core.state is not CLOSED:
             self._send_failed = True
             self._last_words(error)
 
@@ -245,7 +258,7 @@ class Outlet:
     def _write_loop(self) -> None:
         """Wait with what could not be sent at once, then with all that has come since."""
         try:
-            while self.core.state is not LinkState.CLOSED:
+            while self.core.state is not CLOSED:
                 if not self._writing:
                     self._writer_parked = True
                     self.hub.switch()

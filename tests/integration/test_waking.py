@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
+from wire.peer import DATA
 
 from astranet_gevent import Stream
 from astranet_gevent.protocol.frame import Command
@@ -90,6 +91,80 @@ def test_an_answer_in_parts_is_sent_at_once(bench: Bench) -> None:
         answers = [sent for sent in conn.sent if b"head" in sent or b"body" in sent]
         assert [b"head" in sent and b"body" in sent for sent in answers] == [True] * 3, answers
         near.close()
+
+
+def test_an_answer_is_sent_as_it_is_written(bench: Bench) -> None:
+    """Once the answers on a link have turned out to be of one part; and no longer when one has two."""
+    with deadline():
+        near, far, conn = connect(bench)
+        parts = [[b"a"], [b"b"], [b"c"], [b"d", b"e"], [b"f", b"g"], [b"h"], [b"i"]]
+        # Whether the first part had been sent when it was written.
+        at_once: list[bool] = []
+
+        def answer() -> None:
+            for first, *others in parts:
+                far.recv(100)
+                far.sendall(first)
+                at_once.append(conn.sent[-1].endswith(first))
+                for part in others:
+                    far.sendall(part)
+
+        bench.spawn(answer)
+        for answered in parts:
+            near.sendall(b"question")
+            assert receive_exactly(near, len(answered)) == b"".join(answered)
+        assert at_once == [False, True, True, True, False, False, True]
+        near.close()
+
+
+class Answerer:
+    """Answers, in the hub, what its stream gets; then fails, where that is wanted."""
+
+    def __init__(self, stream: Stream, fails: bool) -> None:
+        self._stream = stream
+        self._fails = fails
+        stream.wake_when_readable(self)
+
+    def switch(self) -> None:
+        self._stream.sendall(self._stream.recv(10).upper())
+        if self._fails:
+            raise ValueError("the waiter fails")
+
+
+@pytest.mark.parametrize("woken_in", ["read", "callback"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_interrupt_in_the_hub_loses_nobody(bench: Bench, monkeypatch: pytest.MonkeyPatch, count: int, woken_in: str) -> None:
+    """Ctrl-C strikes while those who got data are run, and the program goes on: the others are run, what they wrote is sent."""
+    with deadline():
+        mesh = bench.node()
+        listener = mesh.bind("svc:5000")
+        peer, _ = bench.raw(mesh)
+        theirs = [peer.dial(5000, 6000 + number) for number in range(count)]
+        streams = [listener.accept()[0] for _ in theirs]
+        hub = gevent.get_hub()
+
+        def interrupt(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        def answer() -> None:
+            for number, stream in enumerate(streams):
+                Answerer(stream, fails=number == 0)
+
+        data = [stream.frame(DATA, b"abc"[number : number + 1]) for number, stream in enumerate(theirs)]
+        if woken_in == "read":
+            answer()
+            peer.send(*data)
+        else:
+            peer.send(*data)
+            bench.eventually(lambda: all(stream.readable for stream in streams), "everything has arrived")
+            answer()
+        monkeypatch.setattr(hub, "handle_error", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        assert sorted(peer.wait_for(DATA).payload for _ in streams) == [b"A", b"B", b"C"][:count]
+        streams[0].sendall(b"later")
+        assert peer.wait_for(DATA).payload == b"later"
 
 
 def test_a_dial_is_answered_before_readers_run(bench: Bench) -> None:
