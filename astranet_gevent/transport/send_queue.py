@@ -80,11 +80,6 @@ class SendQueue:
         """Bytes of data waiting."""
         return self.small_bytes + self.turn_bytes + self.relayed_bytes
 
-    @property
-    def has_turns(self) -> bool:
-        """Whether large frames wait."""
-        return bool(self.turns)
-
     def _count_turn(self, source: TurnSource, size: int) -> None:
         source.size += size
         if source.is_relayed:
