@@ -7,7 +7,7 @@ ARGS ?=
 # A third of the tests' time is waiting for processes that they have started. A file's tests stay together: some share servers.
 PARALLEL ?= --numprocesses 3 --dist loadfile
 # What `make compiled` runs.
-TESTS ?= tests/unit tests/conformance tests/wire tests/test_properties.py
+TESTS ?= tests/unit tests/conformance tests/wire tests/integration/test_links.py tests/integration/test_waking.py tests/test_properties.py
 
 BIN := $(VENV)/bin
 # The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.

@@ -22,14 +22,14 @@ cdef class Link(Outlet):
     cdef public object error
     cdef public object ended
     cdef public object heard
-    cdef object _owner
+    cdef public object _owner
     cdef bytes _own_id
     cdef FrameBuffer _buffer
     cdef object _cancelled
     cdef WindowBudget _budget
     cdef public double round_trip
     cdef double _ping_sent
-    cdef long long _pings
+    cdef public long long _pings
     cdef object _ready
     cdef public bint accepted
     cdef bint _discarding

@@ -17,7 +17,7 @@ cdef class Outlet:
     cdef public bint flush_scheduled
     cdef public bint answers_at_once
     cdef bint _answers_whole
-    cdef object _conn
+    cdef public object _conn
     cdef object _control_frames
     cdef object _flushed
     cdef object _leftover
