@@ -181,8 +181,8 @@ class AstraNet:
         ``data``, 64 KiB at most, is sent first. To a node of our own kind it goes with the dial, before that has been accepted: the answer
         comes one round trip earlier. Once it may have reached a server no other one is tried, unless that one refuses.
         """
-        copied = memoryview(data).cast("B").tobytes() if data or type(data) is not bytes else b""
-        return self._running().dial(target, _check_seconds(timeout), selector, data=copied)
+        kept = data if type(data) is bytes else memoryview(data).cast("B").tobytes()
+        return self._running().dial(target, _check_seconds(timeout), selector, data=kept)
 
     def http_dial(self, host: str, timeout: float | None = None, selector: Selector | None = None) -> Stream:
         """Open a stream to the service behind an HTTP host: ports 80 and 443 mean any, unless the service is bound with one of them."""

@@ -173,35 +173,36 @@ def test_an_interrupt_in_the_hub_loses_nobody(bench: Bench, monkeypatch: pytest.
 @pytest.mark.parametrize(("seconds", "sends"), [(19e-6, [1, 10, 22, 31]), (90e-6, [1, 2, *[3] * 20, 1])])
 def test_answers_come_together(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float, sends: list[int]) -> None:
     """Many answers that are made quickly go in pieces that double, so as to wake the peer less often; slow ones go as they are ready."""
-    mesh = bench.node()
-    listener = mesh.bind("svc:5000")
-    peer, _ = bench.raw(mesh)
-    theirs = [peer.dial(5000, 6000 + number) for number in range(64)]
-    streams = [listener.accept()[0] for _ in theirs]
-    now = monotonic()
-    sent: list[int] = []
+    with deadline():
+        mesh = bench.node()
+        listener = mesh.bind("svc:5000")
+        peer, _ = bench.raw(mesh)
+        theirs = [peer.dial(5000, 6000 + number) for number in range(64)]
+        streams = [listener.accept()[0] for _ in theirs]
+        now = monotonic()
+        sent: list[int] = []
 
-    class Worker(Answerer):
-        def switch(self) -> None:
-            nonlocal now
-            now += seconds
-            super().switch()
+        class Worker(Answerer):
+            def switch(self) -> None:
+                nonlocal now
+                now += seconds
+                super().switch()
 
-    def try_send(conn: SocketConn, parts: Sequence[Buffer]) -> Sequence[Buffer]:
-        sent.append(len(parts))
-        return send(conn, parts)
+        def try_send(conn: SocketConn, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+            sent.append(len(parts))
+            return send(conn, parts)
 
-    send = SocketConn.try_send
-    monkeypatch.setattr(SocketConn, "try_send", try_send)
-    for module in ("link", "outlet"):
-        monkeypatch.setattr(f"astranet_gevent.transport.{module}.monotonic", lambda: now)
-    for _ in range(2):
-        sent.clear()
-        for stream in streams:
-            Worker(stream, fails=False)
-        peer.send(*(stream.frame(DATA, b"a") for stream in theirs))
-        bench.eventually(lambda: sum(sent) == len(streams), "all answers are sent")
-        assert sent == sends
+        send = SocketConn.try_send
+        monkeypatch.setattr(SocketConn, "try_send", try_send)
+        for module in ("link", "outlet"):
+            monkeypatch.setattr(f"astranet_gevent.transport.{module}.monotonic", lambda: now)
+        for _ in range(2):
+            sent.clear()
+            for stream in streams:
+                Worker(stream, fails=False)
+            peer.send(*(stream.frame(DATA, b"a") for stream in theirs))
+            bench.eventually(lambda: sum(sent) == len(streams), "all answers are sent")
+            assert sent == sends
 
 
 def test_a_dial_is_answered_before_readers_run(bench: Bench) -> None:
