@@ -23,6 +23,7 @@ MODULES = (
     "astranet_gevent.protocol.routing",
     "astranet_gevent.protocol.stream",
     "astranet_gevent.protocol.window",
+    "astranet_gevent.transport.busy_poll",
     "astranet_gevent.transport.conn",
     "astranet_gevent.transport.link",
     "astranet_gevent.transport.listener",

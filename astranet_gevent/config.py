@@ -47,6 +47,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rejoin_min": (0.01, 3600),
     "rejoin_max": (0.01, 24 * 3600),
     "announce_interval": (0.001, 60),
+    "busy_poll": (0, 0.01),
     "frame_size": (1024, 65536),
     "max_window": (65536, 2**31 - 1),
     "link_window_budget": (0, 2**62),
@@ -86,6 +87,7 @@ class Config:
         dial_timeout: default of ``dial()``.
         rejoin_min, rejoin_max: bounds of the back-off between attempts to join.
         announce_interval: least time between two batches of announcements on a link (0.05, as the original).
+        busy_poll: longest time for which the loop asks for what is about to come, instead of sleeping, where that pays; 0 for never.
 
     Limits (what happens at each is in docs/design.md):
         frame_size: largest payload sent or accepted; the original reads at most 65536.
@@ -118,6 +120,7 @@ class Config:
     rejoin_min: float = 0.5
     rejoin_max: float = 30.0
     announce_interval: float = 0.05
+    busy_poll: float = 500e-6
 
     frame_size: int = 64 * _KIB
     # 4 MiB carries 400 MB/s over a path of 10 ms; larger only costs memory when the reader is slow.
@@ -170,9 +173,11 @@ class Config:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Config:
-        """A Config from ASTRANET_JOIN, ASTRANET_LISTEN, ASTRANET_ENV, and the original's MPXROUTER (join) and SKYNET_BIND (listen).
+        """A Config from ASTRANET_JOIN, ASTRANET_LISTEN, ASTRANET_ENV, ASTRANET_BUSY_POLL, and the original's MPXROUTER (join) and
+        SKYNET_BIND (listen).
 
-        Addresses are separated by commas, environments by dots. ``overrides`` win. Raises ConfigError naming the variable.
+        Addresses are separated by commas, environments by dots; ``busy_poll`` is in seconds. ``overrides`` win. Raises ConfigError naming
+        the variable.
         """
         source = os.environ if environ is None else environ
         values: dict[str, Any] = {}
@@ -183,11 +188,13 @@ class Config:
                     break
         if source.get("ASTRANET_ENV"):
             values["env"] = _env_from_environ("ASTRANET_ENV", source["ASTRANET_ENV"])
+        if source.get("ASTRANET_BUSY_POLL"):
+            values["busy_poll"] = _seconds_from_environ("ASTRANET_BUSY_POLL", source["ASTRANET_BUSY_POLL"], "busy_poll")
         values.update(overrides)
         return cls(**values)
 
 
-_SECONDS = frozenset(name for name in _RANGES if name.endswith(("_timeout", "_interval", "rejoin_min", "rejoin_max")))
+_SECONDS = frozenset(name for name in _RANGES if name.endswith(("_timeout", "_interval", "rejoin_min", "rejoin_max", "busy_poll")))
 
 FIELD_NAMES = frozenset(field.name for field in fields(Config))
 
@@ -227,6 +234,17 @@ def _addresses_from_environ(variable: str, text: str) -> tuple[LinkAddress, ...]
         return tuple(parse_address(part.strip()) for part in text.split(",") if part.strip())
     except ConfigError as error:
         raise ConfigError(f"environment variable {variable}: {error}") from error
+
+
+def _seconds_from_environ(variable: str, text: str, field_name: str) -> float:
+    low, high = _RANGES[field_name]
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise ConfigError(f"environment variable {variable}: {text!r} is not a number of seconds") from error
+    if not low <= seconds <= high:
+        raise ConfigError(f"environment variable {variable}: {text} s are not within {low}..{high}")
+    return seconds
 
 
 def _env_from_environ(variable: str, text: str) -> tuple[str, ...]:

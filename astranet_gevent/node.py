@@ -52,6 +52,7 @@ from .protocol.selectors import RandomChoice, Selector
 from .protocol.stream import DIALING, OPEN
 from .protocol.window import INITIAL_WINDOW
 from .threads import get_ident
+from .transport.busy_poll import BusyPoll
 from .transport.conn import wrap_conn
 from .transport.link import Link
 from .transport.listener import Listener
@@ -83,6 +84,7 @@ class Node:
         self.node_id = new_node_id()
         self.hub = gevent.get_hub()
         self.thread = get_ident()
+        self.busy_poll = BusyPoll(self.hub.loop, config.busy_poll)
         self.closed = Event()
         self.forked = False
         self._joined_at_fork: tuple[LinkAddress, ...] = ()
@@ -666,6 +668,7 @@ class Node:
                 link.close(0)
             for peering in self.peerings:
                 peering.close()
+            self.busy_poll.close()
 
     def heir_addresses(self) -> tuple[LinkAddress, ...]:
         """What a forked child's own node has to join: what this one joins, and this one itself where it listens."""
@@ -680,6 +683,7 @@ class Node:
         self._joined_at_fork = self.heir_addresses()
         self.forked = True
         self.closed.set()
+        self.busy_poll.close()
         for listener in self.listeners.values():
             listener.forked = True
         for link in self.links:

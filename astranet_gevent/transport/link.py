@@ -27,6 +27,7 @@ from ..protocol.link import CLOSED, DRAINING, GOODBYE, HANDSHAKE, PING, PONG, RE
 from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
 from ..threads import get_ident
+from .busy_poll import BusyPoll
 from .conn import Conn, SocketConn
 from .outlet import Outlet
 from .path import Path, ResetCode, encode_reset
@@ -54,6 +55,9 @@ _SHORT_PATH_BUDGET: Final = 2 * 1024 * 1024
 # To this much they grow in any case: with 64 KiB each, 100 streams in bulk stop and go for every frame, at 0.6 of the rate.
 _SHORT_PATH_WINDOW: Final = 512 * 1024
 
+# Bytes from which on what is read at a time is bulk: its rate counts more than its delay, and polled for it comes in smaller pieces.
+_BULK_READ: Final = 16384
+
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
 
@@ -75,6 +79,7 @@ class LinkOwner(Protocol):
 
     node_id: int
     config: Config
+    busy_poll: BusyPoll
 
     def link_ready(self, link: Link) -> None:
         """The handshake is done. May end the link."""
@@ -105,7 +110,7 @@ class Link(Outlet):
     """One connection to a peer node. Made by ``attach()``, ``join()`` and ``listen()``."""
 
     def __init__(self, owner: LinkOwner, conn: Conn | SocketConn, hub: Hub, *, loopback: bool = False) -> None:
-        super().__init__(owner.config, LinkCore(owner.config, owner.node_id, monotonic()), conn, hub)
+        super().__init__(owner.config, LinkCore(owner.config, owner.node_id, monotonic()), conn, hub, owner.busy_poll)
         self.frame_size = owner.config.frame_size
         self.loopback = loopback
         self.streams: dict[bytes, Stream] = {}
@@ -241,6 +246,8 @@ class Link(Outlet):
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         error: Exception | None = None
         try:
+            self._bulk_read = count >= _BULK_READ
+            self._busy_poll.received(monotonic())
             self._receive(self._buffer.decode(count))
             error = self._buffer.error
         except (OSError, AstraNetError) as caught:
@@ -273,6 +280,8 @@ class Link(Outlet):
                     break
                 if self._discarding:
                     continue
+                self._bulk_read = count >= _BULK_READ
+                self._busy_poll.received(monotonic())
                 self._receive(buffer.decode(count))
                 self._note_received()
                 if buffer.error is not None:
@@ -283,7 +292,10 @@ class Link(Outlet):
             self._reading_ended(error)
 
     def _note_received(self) -> None:
-        self.core.note_received(monotonic(), self._buffer.pending > 0)
+        now = monotonic()
+        self.core.note_received(now, self._buffer.pending > 0)
+        if not self._bulk_read:
+            self._busy_poll.expect(now)
         if self.heard is not None:
             self.heard.set()
             self.heard = None

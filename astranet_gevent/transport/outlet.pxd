@@ -1,5 +1,6 @@
 # Types for the compiled variant; see "Two builds" in docs/design.md.
 from astranet_gevent.protocol.link cimport LinkCore
+from astranet_gevent.transport.busy_poll cimport BusyPoll
 from astranet_gevent.transport.send_queue cimport SendQueue
 
 # Names that every batch looks up: in C variables instead of the module's dictionary.
@@ -18,6 +19,8 @@ cdef class Outlet:
     cdef public bint answers_at_once
     cdef bint _answers_whole
     cdef public object _conn
+    cdef BusyPoll _busy_poll
+    cdef bint _bulk_read
     cdef object _control_frames
     cdef object _flushed
     cdef object _leftover

@@ -18,6 +18,7 @@ from ..config import Config
 from ..errors import RemoteProtocolError
 from ..protocol.link import CLOSED, DRAINING, LinkCore
 from ..threads import get_ident
+from .busy_poll import BusyPoll
 from .conn import Buffer, Conn, SocketConn
 from .send_queue import SendQueue
 
@@ -45,7 +46,7 @@ _SMALL_TIME: Final = 0.1
 class Outlet:
     """What a link has to send, and the sending of it. ``Link`` adds the receiving half and says what happens at the end."""
 
-    def __init__(self, config: Config, core: LinkCore, conn: Conn | SocketConn, hub: Hub) -> None:
+    def __init__(self, config: Config, core: LinkCore, conn: Conn | SocketConn, hub: Hub, busy_poll: BusyPoll) -> None:
         self.hub = hub
         # Compared in every call of a stream; after a fork it is that of no thread.
         self.thread = get_ident()
@@ -60,6 +61,9 @@ class Outlet:
         # Whether the last answer of somebody who was run alone was one frame: the next one is then sent as it is written.
         self._answers_whole = False
         self._conn = conn
+        self._busy_poll = busy_poll
+        # Whether what was read last was bulk, of which more is not polled for.
+        self._bulk_read = False
         self._control_frames = config.control_frames
         # Made by a close() that waits until everything is sent.
         self._flushed: Event | None = None
@@ -215,7 +219,10 @@ class Outlet:
             self._writing = True
             self._run_writer()
             return False
-        self.core.note_sent(monotonic())
+        now = monotonic()
+        self.core.note_sent(now)
+        if not self._bulk_read:
+            self._busy_poll.expect(now)
         return bool(queue.turns)
 
     def _sending_failed(self, error: OSError) -> None:

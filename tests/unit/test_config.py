@@ -75,7 +75,9 @@ def test_seconds_that_are_none(name: str) -> None:
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds_may_be_whole(name: str) -> None:
     room = {"rejoin_min": 1, "rejoin_max": 60, "keepalive_interval": 1, "keepalive_timeout": 100}
-    assert getattr(made(**{**room, name: 60}), name) == 60
+    # What is only ever a fraction of a second has zero.
+    value = 0 if name == "busy_poll" else 60
+    assert getattr(made(**{**room, name: value}), name) == value
 
 
 @pytest.mark.parametrize("name", ["loopback", "follow"])
@@ -198,6 +200,9 @@ H1, H2 = LinkAddress("tcp", "h1", 1), LinkAddress("tcp", "h2", 2)
         ({"SKYNET_BIND": ":80", "ASTRANET_LISTEN": "unix:/run/x"}, {"listen": (LinkAddress("unix", "/run/x"),)}),
         ({"ASTRANET_ENV": "staging"}, {"env": ("staging",)}),
         ({"ASTRANET_ENV": ".x.y"}, {"env": ("x", "y")}),
+        ({"ASTRANET_BUSY_POLL": "0"}, {"busy_poll": 0.0}),
+        ({"ASTRANET_BUSY_POLL": " 2e-4"}, {"busy_poll": 2e-4}),
+        ({"ASTRANET_BUSY_POLL": ""}, {}),
         ({"ASTRANET_OTHER": "1", "JOIN": "h1:1"}, {}),
     ],
 )
@@ -231,7 +236,13 @@ def test_a_bad_environment_names_its_variable(text: str) -> None:
         Config.from_environ({"ASTRANET_ENV": text})
 
 
-variables = st.sampled_from(["ASTRANET_JOIN", "MPXROUTER", "ASTRANET_LISTEN", "SKYNET_BIND", "ASTRANET_ENV"])
+@pytest.mark.parametrize("text", ["fast", "-1", "1", "nan", "inf", "0,1"])
+def test_a_bad_time_in_the_environment_names_its_variable(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"environment variable ASTRANET_BUSY_POLL: .*{text}"):
+        Config.from_environ({"ASTRANET_BUSY_POLL": text})
+
+
+variables = st.sampled_from(["ASTRANET_JOIN", "MPXROUTER", "ASTRANET_LISTEN", "SKYNET_BIND", "ASTRANET_ENV", "ASTRANET_BUSY_POLL"])
 
 
 @PROPERTY
