@@ -605,7 +605,8 @@ class Node:
             raise LimitError(f"paths_per_link {self.config.paths_per_link} reached on the way to {self._target_text(key)}")
         if len(link.streams) >= self.config.streams_per_link:
             raise LimitError(f"streams_per_link {self.config.streams_per_link} reached on the link to {self._target_text(key)}")
-        self._greet(path)
+        if not path.greeted:
+            self._greet(path)
         stream = self._open(link, path, key.port)
         data = attempt.data
         try:
@@ -629,8 +630,8 @@ class Node:
             key = address_key(self.node_id, path.node_id, own_port, port)
         stream = Stream(key, DIALING, path)
         link.add(stream)
-        link.dialing[own_port] = stream
-        link.send_control(encode_frame(Command.DIAL, reverse_key(key)))
+        link.dialing[key[16:20]] = stream
+        link.send_control(encode_frame(Command.DIAL, address_key(path.node_id, self.node_id, port, own_port)))
         return stream
 
     # -- looking ---------------------------------------------------------------------------------------------------------------

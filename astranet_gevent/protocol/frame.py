@@ -93,6 +93,8 @@ _KEY = struct.Struct(">QQII")
 _U32 = struct.Struct(">I")
 
 _pack_header = _HEADER.pack
+# The fields of a key as bytes: half the time of four slices.
+_split_parts = struct.Struct("8s8s4s4s").unpack
 
 encode_u32 = _U32.pack
 decode_u32 = _U32.unpack
@@ -113,7 +115,8 @@ def split_key(key: bytes) -> tuple[int, int, int, int]:
 
 def reverse_key(key: bytes) -> bytes:
     """The key of frames that go the other way."""
-    return key[8:16] + key[:8] + key[20:] + key[16:20]
+    remote, local, rport, lport = _split_parts(key)
+    return local + remote + lport + rport
 
 
 def encode_header(command: int, key: bytes, size: int) -> bytes:

@@ -114,8 +114,8 @@ class Link(Outlet):
         self.frame_size = owner.config.frame_size
         self.loopback = loopback
         self.streams: dict[bytes, Stream] = {}
-        # Streams of ours whose SYN has not come, by port: an acceptor may answer from another port than the one dialled.
-        self.dialing: dict[int, Stream] = {}
+        # Streams of ours whose SYN has not come, by our port as keys have it: an acceptor may answer from another port than the one dialled.
+        self.dialing: dict[bytes, Stream] = {}
         self.paths: dict[int, Path] = {}
         self.error: Exception | None = None
         self.ended = Event()
@@ -124,7 +124,7 @@ class Link(Outlet):
         self._owner = owner
         self._own_id = owner.node_id.to_bytes(8, "big")
         self._buffer = FrameBuffer(owner.config.frame_size)
-        self._cancelled: OrderedDict[int, Path] = OrderedDict()
+        self._cancelled: OrderedDict[bytes, Path] = OrderedDict()
         self._budget = WindowBudget()
         # Seconds that the fastest PING took to be answered, not a number until one has been.
         self.round_trip = nan
@@ -372,7 +372,7 @@ class Link(Outlet):
 
     def _receive_syn(self, key: bytes) -> None:
         """A SYN for a stream of ours, from the port that we dialled or from another one."""
-        port = int.from_bytes(key[16:20], "big")
+        port = key[16:20]
         stream = self.dialing.pop(port, None)
         if stream is not None:
             if key != stream.key:
@@ -581,7 +581,7 @@ class Link(Outlet):
             return
         del self.streams[stream.key]
         if self.dialing:
-            self.dialing.pop(int.from_bytes(stream.key[16:20], "big"), None)
+            self.dialing.pop(stream.key[16:20], None)
         path = stream._path
         path.stream_count -= 1
         granted = stream.receive_window - INITIAL_WINDOW
@@ -601,7 +601,7 @@ class Link(Outlet):
             if not self.flush_scheduled:
                 self.schedule_flush()
         else:
-            self._cancelled[int.from_bytes(stream.key[16:20], "big")] = path
+            self._cancelled[stream.key[16:20]] = path
             if len(self._cancelled) > _MAX_CANCELLED:
                 self._cancelled.popitem(last=False)
 

@@ -9,6 +9,7 @@ from astranet_gevent.transport.send_queue cimport SendQueue, TurnSource
 # Names that every read and write looks up: in C variables instead of the module's dictionary.
 cdef object CLOSED, DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN
 cdef object encode_u32, get_ident, getcurrent, reverse_key, encode_frame
+cdef object _SYN, _GONE, _CLOSE
 cdef bytes _DATA_COMMAND
 cdef long long SMALL_FRAME, UNJOINED_PAYLOAD
 cdef int _MSG_PEEK, _MSG_DONTWAIT

@@ -56,6 +56,11 @@ _MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 _DATA_COMMAND: Final = bytes((Command.DATA,))
 
+# The steps of every stream that is opened and closed. Looking them up in the enumeration takes as long as the step.
+_SYN: Final = Step.SYN
+_GONE: Final = Step.GONE
+_CLOSE: Final = Step.CLOSE
+
 # Bits of Stream._flags.
 _READ_SHUT: Final = 1  # shutdown(SHUT_RD)
 _BLOCKED_SENT: Final = 2  # the peer knows that its window holds us back
@@ -579,7 +584,8 @@ class Stream(StreamCore):
             self._path.link.blocked.pop(self, None)
 
     def _wake_all(self) -> None:
-        self._path.link.wake_later(self, True, True)
+        if self.recv_waiter is not None or self.send_waiter is not None:
+            self._path.link.wake_later(self, True, True)
         if self._observer is not None:
             self._observer.on_readable()
             self._observer.on_writable()
@@ -604,7 +610,7 @@ class Stream(StreamCore):
 
     def receive_syn(self) -> None:
         """The acceptor has taken our dial."""
-        if self.step(Step.SYN):
+        if self.step(_SYN):
             path = self._path
             if not path.capabilities.own_kind:
                 path.link.send_control(encode_frame(Command.ACK, reverse_key(self.key)))
@@ -617,7 +623,7 @@ class Stream(StreamCore):
 
     def receive_fin1(self, payload: bytes) -> None:
         """The peer has closed."""
-        if self.step(Step.GONE):
+        if self.step(_GONE):
             self._drop_outgoing()
             self._after_step()
 
@@ -718,8 +724,9 @@ class Stream(StreamCore):
         state = self.state
         if state is CLOSED:
             return
-        self._check_thread_of_close()
-        self.step(Step.CLOSE)
+        if self._path.link.thread != get_ident():
+            self._check_thread_of_close()
+        self.step(_CLOSE)
         link = self._path.link
         key = reverse_key(self.key)
         if state is DIALING:
