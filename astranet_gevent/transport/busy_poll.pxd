@@ -2,6 +2,7 @@
 cdef class BusyPoll:
     cdef double _limit
     cdef object _clock
+    cdef object _yield_core
     cdef public bint polling
     cdef double _until
     cdef double _idle_since

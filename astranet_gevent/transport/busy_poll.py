@@ -32,7 +32,7 @@ _LAST_PAUSE: Final = 1.0
 # share a core it may be the peer that wants it, and then a sleep costs nothing that polling could save.
 _CORE_TAKEN: Final = 10e-6
 
-_yield_core: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+_yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 
 
 class BusyPoll:
@@ -46,9 +46,12 @@ class BusyPoll:
     Karlin, Li, Manasse, Owicki, "Empirical studies of competitive spinning for a shared-memory multiprocessor" (1991).
     """
 
-    def __init__(self, loop: Any, limit: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, loop: Any, limit: float, clock: Callable[[], float] = monotonic, yield_core: Callable[[], object] = _yield_core
+    ) -> None:
         self._limit = limit
         self._clock = clock
+        self._yield_core = yield_core
         #: Whether the loop polls when it has nothing else to do.
         self.polling = False
         # Until when what is expected would come soon.
@@ -97,7 +100,7 @@ class BusyPoll:
             self._stop()
             self._settle(now, 0.0)
             return
-        _yield_core()
+        self._yield_core()
         if self._clock() - now > _CORE_TAKEN:
             self._core_taken = True
 

@@ -114,7 +114,7 @@ class Link(Outlet):
         self.frame_size = owner.config.frame_size
         self.loopback = loopback
         self.streams: dict[bytes, Stream] = {}
-        # Streams of ours whose SYN has not come, by our port as keys have it: an acceptor may answer from another port than the one dialled.
+        # Streams of ours whose SYN has not come, by our port as keys have it: an acceptor may answer from another one than was dialled.
         self.dialing: dict[bytes, Stream] = {}
         self.paths: dict[int, Path] = {}
         self.error: Exception | None = None
