@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import RemoteProtocolError
@@ -94,7 +95,7 @@ _U32 = struct.Struct(">I")
 
 _pack_header = _HEADER.pack
 # The fields of a key as bytes: half the time of four slices.
-_split_parts = struct.Struct("8s8s4s4s").unpack
+_split_parts: Callable[[bytes], tuple[bytes, bytes, bytes, bytes]] = struct.Struct("8s8s4s4s").unpack
 
 encode_u32 = _U32.pack
 decode_u32 = _U32.unpack
