@@ -32,7 +32,7 @@ _LAST_PAUSE: Final = 1.0
 # share a core it may be the peer that wants it, and then a sleep costs nothing that polling could save.
 _CORE_TAKEN: Final = 10e-6
 
-_yield_core: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
+_sched_yield: Callable[[], object] = getattr(os, "sched_yield", lambda: None)
 
 
 class BusyPoll:
@@ -47,7 +47,7 @@ class BusyPoll:
     """
 
     def __init__(
-        self, loop: Any, limit: float, clock: Callable[[], float] = monotonic, yield_core: Callable[[], object] = _yield_core
+        self, loop: Any, limit: float, clock: Callable[[], float] = monotonic, yield_core: Callable[[], object] = _sched_yield
     ) -> None:
         self._limit = limit
         self._clock = clock
