@@ -14,6 +14,10 @@ from astranet_gevent import AstraNet, Stream
 
 from .tools import Bench, check_script, deadline, echo_once
 
+pytestmark = pytest.mark.skipif(
+    "libuv" in type(gevent.get_hub().loop).__module__, reason="gevent's loop over libuv has no watchers that count its turns"
+)
+
 # Turns of a loop in that many seconds: one that sleeps takes a few for what else there is, one that polls takes ten thousand.
 QUIET = 0.05
 FEW_TURNS = 500
