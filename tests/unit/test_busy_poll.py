@@ -37,7 +37,7 @@ class FakeWatcher:
 
 
 class Host:
-    """A loop whose time passes as it is told: ``busy`` in other callbacks, or in ``wait`` with nothing to do."""
+    """A loop whose time passes as it is told: at work in ``read``, or in ``wait`` with nothing to do."""
 
     def __init__(self, limit: float = LIMIT, step: float = US) -> None:
         self.now = 1000.0
@@ -58,7 +58,7 @@ class Host:
         self.now += self.away
 
     def wait(self, seconds: float) -> bool:
-        """Have nothing to do for some time; whether all of it was spent asleep or the loop still polled at the end."""
+        """Have nothing to do for some time; whether the loop still polled at the end, instead of sleeping."""
         end = self.now + seconds
         while self.watcher.callback is not None and self.now < end:
             before = self.now
