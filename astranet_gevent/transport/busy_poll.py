@@ -40,10 +40,11 @@ class BusyPoll:
 
     An idle watcher makes the loop ask the system without waiting, for at most ``limit`` seconds after something was sent or read. What
     comes is handled as ever, for all descriptors and timers alike; only whoever takes the core meanwhile can delay it, for a turn of the
-    system's scheduler, and then polling soon ends. It is tried once waits have been short for a while, and kept up for as long as it pays: a poll that ends with something read earns what a sleep would have cost, and the
-    time it took is paid from that. So a second of polling replaces at least as much of sleeping and waking, or belongs to a trial that
-    failed, of which there is at most one a second before long. To poll for about as long as a sleep costs is never far from the best:
-    Karlin, Li, Manasse, Owicki, "Empirical studies of competitive spinning for a shared-memory multiprocessor" (1991).
+    system's scheduler, and then polling soon ends. It is tried once waits have been short for a while, and kept up for as long as it
+    pays: a poll that ends with something read earns what a sleep would have cost, and the time it took is paid from that. So a second of
+    polling replaces at least as much of sleeping and waking, or belongs to a trial that failed, of which there is at most one a second
+    before long. To poll for about as long as a sleep costs is never far from the best: Karlin, Li, Manasse, Owicki, "Empirical studies of
+    competitive spinning for a shared-memory multiprocessor" (1991).
     """
 
     def __init__(
