@@ -29,6 +29,7 @@ MODULES = (
     "astranet_gevent.transport.listener",
     "astranet_gevent.transport.outlet",
     "astranet_gevent.transport.path",
+    "astranet_gevent.transport.relay",
     "astranet_gevent.transport.send_queue",
     "astranet_gevent.transport.stream",
 )

@@ -284,7 +284,8 @@ class Others:
 class Pair:
     """A server and a client of one kind, new for every measurement; the client has been told where the server is.
 
-    ``between`` names the kinds of processes that stand between the two, from the server on: relays and proxies. They are not pinned.
+    ``between`` names the kinds of processes that stand between the two, from the server on: relays and proxies. They are not pinned; nor
+    are the two where there are fewer cores than processes: one that may move then waits behind one that may not while a core is idle.
     """
 
     def __init__(self, script: str, kind: str, cores: Cores, others: Others, between: Collection[str] = ()) -> None:
@@ -292,7 +293,7 @@ class Pair:
         self._script = script
         self._others = others
         self._children: list[Child] = []
-        self._cores = cores
+        self._cores: Cores = cores if 2 + len(between) <= len(usable_cores()) else (None, None)
         self._between = between
 
     def __enter__(self) -> Pair:
@@ -527,10 +528,13 @@ def surroundings(cores: Cores) -> dict[str, str]:
 
 def pick_cores() -> Cores:
     """A core each for server and client, or none where that is not possible."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None, None
-    cores = sorted(os.sched_getaffinity(0))
+    cores = usable_cores()
     return (cores[0], cores[1]) if len(cores) > 1 else (None, None)
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process and its children may be pinned to; none where the platform cannot pin."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 # --- the parent: options, rounds --------------------------------------------------------------

@@ -2,10 +2,12 @@
 cimport cython
 
 cdef object _HEADER
+cdef int _DATA
 
 
 cdef class FrameBuffer:
     cdef long long _max_payload
+    cdef object _relayed
     cdef Py_ssize_t _start
     cdef Py_ssize_t _end
     cdef bytearray _slab
@@ -21,6 +23,9 @@ cdef class FrameBuffer:
 
     @cython.locals(run=bytes, end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long")
     cdef Py_ssize_t _cut_small(self, list frames, Py_ssize_t start) except -1
+
+    @cython.locals(run=bytes, end=Py_ssize_t, first=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long", key=bytes, pair_key=bytes)
+    cdef Py_ssize_t _cut_relayed(self, list frames, Py_ssize_t start) except -1
 
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long")
     cdef Py_ssize_t _cut_large(self, list frames, Py_ssize_t start) except -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 from ..errors import RemoteProtocolError
@@ -17,6 +17,7 @@ from ..errors import RemoteProtocolError
 __all__ = [
     "HEADER_SIZE",
     "MAX_PAYLOAD",
+    "RUN",
     "Command",
     "FrameBuffer",
     "address_key",
@@ -24,6 +25,7 @@ __all__ = [
     "encode_header",
     "encode_u32",
     "reverse_key",
+    "split_frames",
     "split_key",
 ]
 
@@ -57,6 +59,11 @@ class Command:
     RESUME: Final = 211
     BLOCKED: Final = 212  # the window holds this stream's sender back
 
+
+_DATA: Final = Command.DATA
+
+# No command of the wire, whose commands are bytes: DATA frames of one pair of nodes that follow each other, as they came.
+RUN: Final = 256
 
 COMMAND_NAMES: Final = {value: name for name, value in vars(Command).items() if name.isupper()}
 
@@ -93,14 +100,15 @@ _HEADER = struct.Struct(">B24sI")
 _KEY = struct.Struct(">QQII")
 _U32 = struct.Struct(">I")
 
-_pack_header = _HEADER.pack
+# What stands before a payload: of a command, a key, and the size of the payload.
+encode_header = _HEADER.pack
 # The fields of a key as bytes: half the time of four slices.
 _split_parts: Callable[[bytes], tuple[bytes, bytes, bytes, bytes]] = struct.Struct("8s8s4s4s").unpack
 
 encode_u32 = _U32.pack
 decode_u32 = _U32.unpack
 
-# Command, key, payload. Large payloads of DATA are views.
+# Command, key, payload. Large payloads of DATA are views. Of a RUN: the first 16 bytes of its frames' keys, and these frames.
 Frame = tuple[int, bytes, Any]
 
 
@@ -120,14 +128,19 @@ def reverse_key(key: bytes) -> bytes:
     return local + remote + lport + rport
 
 
-def encode_header(command: int, key: bytes, size: int) -> bytes:
-    """What stands before a payload of ``size`` bytes."""
-    return _pack_header(command, key, size)
-
-
 def encode_frame(command: int, key: bytes, payload: bytes = b"") -> bytes:
     """One frame as bytes."""
-    return _pack_header(command, key, len(payload)) + payload
+    return encode_header(command, key, len(payload)) + payload
+
+
+def split_frames(run: bytes) -> Iterator[Frame]:
+    """The frames of a RUN."""
+    position = 0
+    while position < len(run):
+        command, key, size = _HEADER.unpack_from(run, position)
+        body = position + HEADER_SIZE
+        position = body + size
+        yield command, key, run[body:position]
 
 
 class FrameBuffer:
@@ -138,12 +151,15 @@ class FrameBuffer:
     header is in; the frames before it are returned all the same.
 
     Large payloads of DATA frames are memoryviews of a slab, which is not written to again before the last of its views is gone.
+
+    ``relayed`` has the first 16 bytes of keys whose frames go on to another node as they are: small ones of DATA may come as a RUN.
     """
 
-    __slots__ = ("_end", "_is_lent", "_lent", "_max_payload", "_slab", "_spare", "_start", "_view", "error")
+    __slots__ = ("_end", "_is_lent", "_lent", "_max_payload", "_relayed", "_slab", "_spare", "_start", "_view", "error")
 
-    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
+    def __init__(self, max_payload: int = MAX_PAYLOAD, relayed: Collection[bytes] = ()) -> None:
         self._max_payload = max_payload
+        self._relayed = relayed
         self._slab = bytearray(SLAB_SIZE)
         self._view = memoryview(self._slab)
         self._start = 0
@@ -179,8 +195,12 @@ class FrameBuffer:
         frames: list[Frame] = []
         position = self._start
         while end - position >= HEADER_SIZE:
-            is_small = unpack(view, position)[2] < _LENT_PAYLOAD
-            after = self._cut_small(frames, position) if is_small else self._cut_large(frames, position)
+            if unpack(view, position)[2] >= _LENT_PAYLOAD:
+                after = self._cut_large(frames, position)
+            elif self._relayed:
+                after = self._cut_relayed(frames, position)
+            else:
+                after = self._cut_small(frames, position)
             if after == position:
                 break
             position = after
@@ -210,6 +230,36 @@ class FrameBuffer:
             position = stop
         return start + position
 
+    def _cut_relayed(self, frames: list[Frame], start: int) -> int:
+        """As ``_cut_small``, and what goes on to the same node, frame after frame, stays in one piece."""
+        run = bytes(self._view[start : min(self._end, start + _SMALL_RUN)])
+        unpack = _HEADER.unpack_from
+        largest = min(_LENT_PAYLOAD - 1, self._max_payload)
+        relayed = self._relayed
+        end = len(run)
+        # Of the piece that goes on, while there is one.
+        pair_key = b""
+        first = position = 0
+        while end - position >= HEADER_SIZE:
+            command, key, size = unpack(run, position)
+            body = position + HEADER_SIZE
+            stop = body + size
+            if size > largest or stop > end:
+                if size > self._max_payload:
+                    self._refuse(command, size)
+                break
+            if command != _DATA or key[:16] != pair_key:
+                if pair_key:
+                    frames.append((RUN, pair_key, run[first:position]))
+                pair_key = key[:16] if command == _DATA and key[:16] in relayed else b""
+                first = position
+                if not pair_key:
+                    frames.append((command, key, run[body:stop]))
+            position = stop
+        if pair_key:
+            frames.append((RUN, pair_key, run[first:position]))
+        return start + position
+
     def _cut_large(self, frames: list[Frame], start: int) -> int:
         """Append the large frames that begin at ``start``; where they end."""
         view, end = self._view, self._end
@@ -225,9 +275,9 @@ class FrameBuffer:
                 break
             if size < _LENT_PAYLOAD or stop > end:
                 break
-            if lent is None and command == Command.DATA:
+            if lent is None and command == _DATA:
                 lent = self._lend()
-            frames.append((command, key, bytes(view[body:stop]) if lent is None or command != Command.DATA else lent[body:stop]))
+            frames.append((command, key, bytes(view[body:stop]) if lent is None or command != _DATA else lent[body:stop]))
             position = stop
         return position
 

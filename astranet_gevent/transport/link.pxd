@@ -19,6 +19,7 @@ cdef class Link(Outlet):
     cdef public dict streams
     cdef public dict dialing
     cdef public dict paths
+    cdef public dict relayed
     cdef public object error
     cdef public object ended
     cdef public object heard

@@ -12,7 +12,7 @@ import sys
 from collections import OrderedDict
 from math import nan
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import gevent
 from gevent.event import Event
@@ -21,7 +21,7 @@ from gevent.hub import Hub
 from ..address import format_node_id
 from ..config import Config
 from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError, WrongThreadError
-from ..protocol.frame import Command, Frame, FrameBuffer, encode_frame
+from ..protocol.frame import RUN, Command, Frame, FrameBuffer, encode_frame, split_frames
 from ..protocol.handshake import ORIGINAL
 from ..protocol.link import CLOSED, DRAINING, GOODBYE, HANDSHAKE, PING, PONG, READY, LinkCore, LinkTimeoutError, TimerEvent
 from ..protocol.stream import OPEN, SENT_FIN
@@ -32,6 +32,9 @@ from .conn import Conn, SocketConn
 from .outlet import Outlet
 from .path import Path, ResetCode, encode_reset
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from .relay import RelayPair
 
 __all__ = ["Link", "LinkOwner"]
 
@@ -117,13 +120,15 @@ class Link(Outlet):
         # Streams of ours whose SYN has not come, by our port as keys have it: an acceptor may answer from another one than was dialled.
         self.dialing: dict[bytes, Stream] = {}
         self.paths: dict[int, Path] = {}
+        # What comes over this link for other nodes, by the first 16 bytes of its keys; the node's Relay enters and removes.
+        self.relayed: dict[bytes, RelayPair] = {}
         self.error: Exception | None = None
         self.ended = Event()
         # Set by the next bytes that arrive, when somebody wants to know whether the peer still lives.
         self.heard: Event | None = None
         self._owner = owner
         self._own_id = owner.node_id.to_bytes(8, "big")
-        self._buffer = FrameBuffer(owner.config.frame_size)
+        self._buffer = FrameBuffer(owner.config.frame_size, self.relayed)
         self._cancelled: OrderedDict[bytes, Path] = OrderedDict()
         self._budget = WindowBudget()
         # Seconds that the fastest PING took to be answered, not a number until one has been.
@@ -331,7 +336,12 @@ class Link(Outlet):
             self._schedule_run()
 
     def _receive_other(self, command: int, key: bytes, payload: bytes) -> None:
-        if command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
+        if command == RUN:
+            pair = self.relayed.get(key)
+            if pair is None or not pair.forward_run(payload):
+                for each, key_of_each, data in split_frames(payload):
+                    self._receive_other(each, key_of_each, data)
+        elif command in _LINK_FRAMES and (command != Command.HANDSHAKE or key[:8] == bytes(8)):
             self._receive_link_frame(command, key, payload)
         elif self.core.state is HANDSHAKE or self.core.state is CLOSED:
             # As the original: what comes before the handshake is dropped.

@@ -15,6 +15,7 @@ from typing import Final
 from ..address import format_node_id
 from ..config import Config
 from ..protocol.frame import HEADER_SIZE, Command, address_key, encode_frame, encode_header, reverse_key
+from .conn import Buffer
 from .link import Link
 from .path import ResetCode, encode_reset
 from .send_queue import SMALL_FRAME, UNJOINED_PAYLOAD, TurnSource
@@ -64,16 +65,51 @@ class RelayPair(TurnSource):
 
     is_relayed = True
 
-    __slots__ = ("_pause_at", "overrun", "paused", "source", "target")
+    __slots__ = ("_pause_at", "_relay", "overrun", "paused", "source", "target")
 
-    def __init__(self, source: Link, target: Link, pause_at: int) -> None:
+    def __init__(self, relay: Relay, source: Link, target: Link, pause_at: int) -> None:
         super().__init__()
         self.source = source
         self.target = target
         self.paused = False
         # Keys of streams that were reset because the pair was full: what still comes of them has a gap in it.
         self.overrun: set[bytes] = set()
+        self._relay = relay
         self._pause_at = pause_at
+
+    def forward_run(self, run: bytes) -> bool:
+        """Pass on small frames of DATA as they are, or False if each has to be looked at."""
+        target = self.target
+        queue = target.queue
+        if self.overrun or self.pending or queue.small_bytes >= queue.limit:
+            return False
+        queue.push_small(run)
+        if not target.flush_scheduled:
+            target.schedule_flush()
+        return True
+
+    def forward(self, command: int, key: bytes, payload: Buffer) -> None:
+        """Pass on a frame that keeps its place among the data."""
+        if self.overrun and key in self.overrun:
+            return
+        target = self.target
+        queue = target.queue
+        length = len(payload)
+        size = HEADER_SIZE + length
+        if size <= SMALL_FRAME and not self.pending and queue.small_bytes < queue.limit:
+            if length < UNJOINED_PAYLOAD:
+                queue.push_small(encode_header(command, key, length) + payload)
+            else:
+                queue.push_small_parts(encode_header(command, key, length), payload)
+        elif self._relay.has_room(self, size):
+            # The payload goes on as it was read, without a copy.
+            queue.push_turn(self, (encode_header(command, key, length), payload))
+            self.on_queued()
+        else:
+            self._relay.reset_stream(self, key)
+            return
+        if not target.flush_scheduled:
+            target.schedule_flush()
 
     def on_queued(self) -> None:
         """Ask the sender to pause when enough waits."""
@@ -96,58 +132,34 @@ class Relay:
     """The relay of one node. ``find_link(node_id)`` returns the link to a direct peer, or None."""
 
     def __init__(self, config: Config, find_link: Callable[[int], Link | None]) -> None:
-        self.frames = 0
-        self.refused = 0
         self._config = config
         self._find_link = find_link
-        # By the link that the frames come from, then by the first 16 bytes of their key: destination and source.
+        # Links that frames come over, with their pairs: the ``relayed`` of each.
         self._pairs: dict[Link, dict[bytes, RelayPair]] = {}
         self._reported: set[Link] = set()
 
     def forward(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
-        """Pass a frame on, or answer that it cannot be."""
-        pairs = self._pairs.get(link)
-        pair = pairs.get(key[:16]) if pairs is not None else None
+        """Pass a frame on, or answer that it cannot be. Small frames of DATA may go to their pair together (``forward_run``)."""
+        pair = link.relayed.get(key[:16])
         if pair is None:
             pair = self._open_pair(link, command, key)
             if pair is None:
                 return
-        self.frames += 1
         if command in _PRIORITY and len(payload) <= _MAX_PRIORITY_PAYLOAD:
             self._forward_control(pair, command, encode_frame(command, key, payload))
-            return
-        if key in pair.overrun:
-            return
-        target = pair.target
-        queue = target.queue
-        size = HEADER_SIZE + len(payload)
-        if size <= SMALL_FRAME and not pair.pending and queue.small_bytes < queue.limit:
-            if len(payload) < UNJOINED_PAYLOAD:
-                # push_small(), written out: this runs for every message.
-                queue.small.append(encode_header(command, key, len(payload)) + payload)
-                queue.small_bytes += size
-            else:
-                queue.push_small_parts(encode_header(command, key, len(payload)), payload)
-        elif self._has_room(pair, size):
-            # The payload goes on as it was read, without a copy.
-            queue.push_turn(pair, (encode_header(command, key, len(payload)), payload))
-            pair.on_queued()
         else:
-            self._reset_stream(pair, key)
-            return
-        if not target.flush_scheduled:
-            target.schedule_flush()
+            pair.forward(command, key, payload)
 
     def _forward_control(self, pair: RelayPair, command: int, frame: bytes) -> None:
         # A flood must not cost the destination its link: the source is answered long before that bound.
         if pair.target.queue.control_count < self._config.control_frames // _CONTROL_SHARE:
             pair.target.send_control(frame)
             return
-        self.refused += 1
         if command != Command.RESET:
             pair.source.send_control(encode_unreachable(pair.target.peer_id, pair.source.peer_id))
 
-    def _has_room(self, pair: RelayPair, size: int) -> bool:
+    def has_room(self, pair: RelayPair, size: int) -> bool:
+        """Whether that many bytes more may wait."""
         config = self._config
         return pair.size + size <= config.relay_bytes and pair.target.queue.relayed_bytes + size <= config.relay_link_bytes
 
@@ -160,7 +172,6 @@ class Relay:
             self._report_forgery(link, source_id)
         elif target is not None:
             return self._add_pair(link, target, key[:16])
-        self.refused += 1
         if command != Command.RESET:
             link.send_control(encode_unreachable(target_id, source_id))
         return None
@@ -172,16 +183,16 @@ class Relay:
             log.warning("frames from %s claim to come from %s: refused", format_node_id(link.peer_id), format_node_id(source_id))
 
     def _add_pair(self, link: Link, target: Link, pair_key: bytes) -> RelayPair:
-        pairs = self._pairs.setdefault(link, {})
+        pairs = self._pairs[link] = link.relayed
         if len(pairs) >= self._config.paths_per_link:
             # The oldest one with nothing waiting: it is made anew when it is needed.
             idle = next((old for old, pair in pairs.items() if not pair.pending and not pair.paused), None)
             if idle is not None:
                 del pairs[idle]
-        pair = pairs[pair_key] = RelayPair(link, target, self._config.relay_bytes // _PAUSE_SHARE)
+        pair = pairs[pair_key] = RelayPair(self, link, target, self._config.relay_bytes // _PAUSE_SHARE)
         return pair
 
-    def _reset_stream(self, pair: RelayPair, key: bytes) -> None:
+    def reset_stream(self, pair: RelayPair, key: bytes) -> None:
         """The pair is full: end the stream whose frame does not fit, at both ends."""
         if key in pair.overrun:
             return
@@ -205,6 +216,7 @@ class Relay:
             if pair.target is not link:
                 said.add(pair.target)
                 self._say_last(pair, encode_unreachable(gone, pair.target.peer_id))
+        link.relayed.clear()
         for source, pairs in self._pairs.items():
             for pair_key, pair in list(pairs.items()):
                 if pair.target is link:

@@ -96,7 +96,7 @@ class SendQueue:
         self.small.append(frame)
         self.small_bytes += len(frame)
 
-    def push_small_parts(self, header: bytes, payload: bytes) -> None:
+    def push_small_parts(self, header: bytes, payload: Buffer) -> None:
         """As ``push_small``, for a frame in two parts."""
         self.small += (header, payload)
         self.small_bytes += len(header) + len(payload)
