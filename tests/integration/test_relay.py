@@ -311,6 +311,78 @@ def test_a_sender_of_our_own_kind_is_asked_to_pause(bench: Bench) -> None:
     assert 0 < max(held) <= 1024 * KIB
 
 
+def test_small_frames_read_together_go_at_once(bench: Bench) -> None:
+    """Nothing else has to come first; and when one of the two has left, nothing is kept for the pair."""
+    router = bench.node(role=Role.ROUTER)
+    sender, sender_link = bench.raw(router, PEER_ID)
+    receiver, receiver_link = bench.raw(router, OTHER_ID)
+    frames = [Frame(DATA, OTHER_ID, PEER_ID, 5000, 6000, bytes([number])) for number in range(6)]
+    for start in range(0, 6, 2):
+        sender.send(frames[start].encode() + frames[start + 1].encode())
+        assert [receiver.wait_for(DATA) for _ in range(2)] == frames[start : start + 2]
+    receiver.send(Frame(DATA, PEER_ID, OTHER_ID, 6000, 5000, b"back"))
+    assert sender.wait_for(DATA).payload == b"back"
+    assert len(sender_link.relayed) == len(receiver_link.relayed) == 1
+    sender.close()
+    assert receiver.wait_for(RESET).local == PEER_ID
+    assert not sender_link.relayed
+    assert not receiver_link.relayed
+
+
+def test_small_frames_stay_behind_large_ones_that_wait(bench: Bench) -> None:
+    """Whatever way they take through the router: what one stream sends arrives in order, and all of it."""
+    router = bench.node(role=Role.ROUTER, queue_bytes=64 * KIB)
+    sender, _ = bench.raw(router, PEER_ID)
+    slow, slow_link = bench.raw(router, OTHER_ID)
+    key = (OTHER_ID, PEER_ID, 5000, 6000)
+    sent: list[bytes] = []
+
+    def send(*payloads: bytes) -> None:
+        # In one piece, so that small ones are read together.
+        sender.send(b"".join(Frame(DATA, *key, payload).encode() for payload in payloads))
+        sent.extend(payloads)
+
+    def small(size: int) -> list[bytes]:
+        return [len(sent).to_bytes(4, "big") + number.to_bytes(4, "big") + bytes(size) for number in range(8)]
+
+    # Nobody reads at the other end, so that first the system's buffers fill up and then the router's queue.
+    while not slow_link.queue.turns:
+        send(bytes(32 * KIB), *small(10))
+        sender.fence()
+        assert len(sent) < 9 * 200
+    send(*small(10))
+    send(*small(3000), bytes(32 * KIB), *small(3000))
+    sender.fence()
+    assert slow_link.queue.turns
+    assert [slow.wait_for(DATA).payload for _ in sent] == sent
+    assert not any(frame.cmd == FORCE_CLOSED for frame in sender.received)
+
+
+def test_small_frames_that_nobody_reads_are_bounded(bench: Bench) -> None:
+    """Read together or one by one: what waits is what the limits say, and the stream that passes them is reset."""
+    router = bench.node(role=Role.ROUTER, relay_bytes=256 * KIB, queue_bytes=64 * KIB)
+    sender, sender_link = bench.raw(router, PEER_ID)
+    slow, slow_link = bench.raw(router, OTHER_ID)
+    flood = Frame(DATA, OTHER_ID, PEER_ID, 5000, 6000, bytes(100)).encode() * 200
+    waiting: list[int] = []
+    with deadline():
+        while not any(frame.cmd == FORCE_CLOSED for frame in sender.received):
+            sender.send(flood)
+            sender.fence()
+            waiting.append(slow_link.queue.size)
+    # A run of 8 KiB may pass the limit of the small ones.
+    assert 256 * KIB < max(waiting) <= (256 + 64 + 8) * KIB
+    assert (sender_link.state, slow_link.state) == ("ready", "ready")
+    slow.wait_for(FORCE_CLOSED)
+    slow.fence()
+    # Dropped among others: those of the stream that has a gap.
+    dropped, kept = (Frame(DATA, OTHER_ID, PEER_ID, 5000, port, b"late") for port in (6000, 7000))
+    sender.send(b"".join(frame.encode() for frame in (dropped, dropped, kept, dropped, kept)))
+    slow.received.clear()
+    assert [slow.wait_for(DATA).lport for _ in range(2)] == [7000, 7000]
+    slow.assert_quiet()
+
+
 def test_pause_and_resume_on_the_wire(bench: Bench) -> None:
     router = bench.node(role=Role.ROUTER, relay_bytes=256 * KIB)
     sender, _ = bench.raw(router, PEER_ID, payload=OWN_KIND)

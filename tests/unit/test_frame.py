@@ -16,6 +16,7 @@ from astranet_gevent.protocol.frame import (
     COMMAND_NAMES,
     HEADER_SIZE,
     MAX_PAYLOAD,
+    RUN,
     SLAB_SIZE,
     Command,
     Frame,
@@ -25,6 +26,7 @@ from astranet_gevent.protocol.frame import (
     encode_frame,
     encode_u32,
     reverse_key,
+    split_frames,
     split_key,
 )
 
@@ -236,6 +238,60 @@ def test_nothing_pending_between_frames(size: int) -> None:
     assert buffer.pending == len(data) - 1
     assert len(feed(buffer, data[-1:], [1])) == 1
     assert buffer.pending == 0
+
+
+# -- what goes on to another node -------------------------------------------------------------------------------------------
+
+# Two pairs that are relayed, and one that is not: frames of all of them have the same ports.
+PAIRS = [b"a" * 16, b"b" * 16, b"c" * 16]
+RELAYED = PAIRS[:2]
+
+mixed_frames = st.lists(
+    st.tuples(
+        st.one_of(st.just(Command.DATA), st.sampled_from([0, Command.FIN2, Command.REWIND, 255])),
+        st.builds(bytes.__add__, st.sampled_from(PAIRS), st.sampled_from([b"port-one", b"port-two"])),
+        st.one_of(st.binary(max_size=60), st.sampled_from([bytes(4095), bytes(4096), bytes(9000)])),
+    ),
+    max_size=24,
+)
+
+
+@PROPERTY
+@given(mixed_frames, st.one_of(cuts, st.just([SLAB_SIZE])), st.sampled_from([50, 4095, MAX_PAYLOAD]))
+def test_runs_stand_for_frames_that_are_relayed(frames: list[Frame], cuts: list[int], max_payload: int) -> None:
+    """Each run for the very frames that the naive decoder finds in its place: small data of one pair that is relayed."""
+    data = b"".join(encode_frame(*frame) for frame in frames)
+    buffer = FrameBuffer(max_payload, RELAYED)
+    expected = decode_at_once(data, max_payload)
+    found: list[Frame] = []
+    for command, key, payload in feed(buffer, data, cuts):
+        if command != RUN:
+            found.append((command, key, payload))
+            continue
+        run = list(split_frames(payload))
+        assert run
+        assert key in RELAYED
+        assert {(each, key_of_each[:16]) for each, key_of_each, _ in run} == {(Command.DATA, key)}
+        assert all(len(each) < 4096 for _, _, each in run)
+        found += run
+    assert found == expected.frames
+    assert (buffer.error is None) == (expected.oversize is None)
+
+
+def test_frames_of_one_pair_stay_together_until_another_comes() -> None:
+    here, there, own = (pair + b"port-one" for pair in PAIRS)
+    parts = [encode_frame(Command.DATA, key, b"data") for key in (here, here, there, here, own, here, here)]
+    parts.insert(6, encode_frame(Command.FIN2, here))
+    found = feed(FrameBuffer(relayed=RELAYED), b"".join(parts), [SLAB_SIZE])
+    assert found == [
+        (RUN, PAIRS[0], parts[0] + parts[1]),
+        (RUN, PAIRS[1], parts[2]),
+        (RUN, PAIRS[0], parts[3]),
+        (Command.DATA, own, b"data"),
+        (RUN, PAIRS[0], parts[5]),
+        (Command.FIN2, here, b""),
+        (RUN, PAIRS[0], parts[7]),
+    ]
 
 
 # -- payloads that are lent -------------------------------------------------------------------------------------------------
