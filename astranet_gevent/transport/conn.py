@@ -18,7 +18,7 @@ from gevent.hub import Hub
 from ..config import Config
 from ..errors import ConfigError
 
-__all__ = ["BATCH_BYTES", "Buffer", "Conn", "FileConn", "SocketConn", "SocketLikeConn", "wrap_conn"]
+__all__ = ["BATCH_BYTES", "Buffer", "Conn", "FileConn", "SocketConn", "SocketLikeConn", "broken_off", "wrap_conn"]
 
 Buffer = bytes | memoryview
 
@@ -96,6 +96,11 @@ class Conn(Protocol):
         ...
 
 
+def broken_off(error: BaseException, what: str) -> InterruptedError:
+    """Why a link ends when Ctrl-C, or the exception of a signal's handler, strikes in the middle of its work."""
+    return InterruptedError(errno.EINTR, f"{type(error).__name__} while {what}")
+
+
 class SocketConn:
     """A plain socket, taken over from its owner: the descriptor moves here, the owner's object is detached.
 
@@ -144,6 +149,10 @@ class SocketConn:
         except OSError as error:
             self._on_error(error)
             return
+        except BaseException as error:
+            # Whether anything was read is not known, and what comes after a gap must not be.
+            self._on_error(broken_off(error, "the link read"))
+            raise
         self._on_read(count)
 
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:

@@ -28,7 +28,7 @@ from ..protocol.stream import OPEN, SENT_FIN
 from ..protocol.window import INITIAL_WINDOW, WindowBudget
 from ..threads import get_ident
 from .busy_poll import BusyPoll
-from .conn import Conn, SocketConn
+from .conn import Conn, SocketConn, broken_off
 from .outlet import Outlet
 from .path import Path, ResetCode, encode_reset
 from .stream import Stream
@@ -257,11 +257,11 @@ class Link(Outlet):
             error = self._buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
-        except BaseException:
+        except BaseException as caught:
             # Ours, or somebody's who interrupts: what was read is not handled, and nothing more can be. Who waits is woken by a callback.
             self._run_scheduled = False
             self.flush_scheduled = was_scheduled
-            self._reading_ended(None)
+            self._reading_ended(broken_off(caught, "the link handled what it had read"))
             raise
         if error is not None:
             self._reading_ended(error)

@@ -19,7 +19,7 @@ from ..errors import RemoteProtocolError
 from ..protocol.link import CLOSED, DRAINING, LinkCore
 from ..threads import get_ident
 from .busy_poll import BusyPoll
-from .conn import Buffer, Conn, SocketConn
+from .conn import Buffer, Conn, SocketConn, broken_off
 from .send_queue import SendQueue
 
 if TYPE_CHECKING:
@@ -211,14 +211,18 @@ class Outlet:
             return False
         try:
             leftover = self._conn.try_send(queue.take(self._conn.batch_bytes))
+            if leftover:
+                self._leftover = list(leftover)
+                self._writing = True
+                self._run_writer()
+                return False
         except OSError as error:
             self._sending_failed(error)
             return False
-        if leftover:
-            self._leftover = list(leftover)
-            self._writing = True
-            self._run_writer()
-            return False
+        except BaseException as error:
+            # Nobody knows how much of the batch has gone, and what comes after a gap must not.
+            self.end(broken_off(error, "the link sent"))
+            raise
         now = monotonic()
         self.core.note_sent(now)
         if not self._bulk_read:

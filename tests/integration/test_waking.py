@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import pytest
 from wire.peer import DATA
 
-from astranet_gevent import Stream
+from astranet_gevent import AstraNet, Link, LinkLostError, Stream
 from astranet_gevent.builds import describe_build
 from astranet_gevent.protocol.frame import Command
 from astranet_gevent.transport.conn import Buffer, SocketConn
 from astranet_gevent.transport.send_queue import TurnSource
 
 from .tools import DEADLINE, Bench, deadline, receive_exactly, tcp_pair
+
+ConnT = TypeVar("ConnT", bound=SocketConn)
 
 
 class CountingConn(SocketConn):
@@ -50,15 +52,20 @@ class Reader:
 
 def connect(bench: Bench) -> tuple[Stream, Stream, CountingConn]:
     """A stream, its other end, and what the other end's node sends with."""
-    one, other = bench.node(), bench.node()
+    near, far, _, conn = connect_by(CountingConn, bench.node(), bench.node())
+    return near, far, conn
+
+
+def connect_by(kind: type[ConnT], one: AstraNet, other: AstraNet) -> tuple[Stream, Stream, Link, ConnT]:
+    """A stream, its other end, and the other end's link and what that sends with."""
     ends = tcp_pair()
-    conn = CountingConn(ends[1], gevent.get_hub(), other.config)
+    conn = kind(ends[1], gevent.get_hub(), other.config)
     for link in (one.attach(ends[0]), other.attach(conn)):
         link.wait_ready(DEADLINE)
     listener = other.bind("svc")
     one.service_map.wait_for("svc", DEADLINE)
     stream = one.dial("svc", DEADLINE)
-    return stream, listener.accept()[0], conn
+    return stream, listener.accept()[0], link, conn
 
 
 def test_frames_that_come_together_wake_once(bench: Bench) -> None:
@@ -167,6 +174,78 @@ def test_an_interrupt_in_the_hub_loses_nobody(bench: Bench, monkeypatch: pytest.
         assert sorted(peer.wait_for(DATA).payload for _ in streams) == [b"A", b"B", b"C"][:count]
         streams[0].sendall(b"later")
         assert peer.wait_for(DATA).payload == b"later"
+
+
+class InterruptedConn(SocketConn):
+    """Ctrl-C strikes when the system has read, or taken, what it was asked to, and before anybody has noted that."""
+
+    when = ""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._raw: Any = InterruptedSocket(self, self._raw)
+
+
+class InterruptedSocket:
+    def __init__(self, conn: InterruptedConn, raw: Any) -> None:
+        self._conn = conn
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def recv_into(self, view: memoryview) -> int:
+        return self._strike("read", self._raw.recv_into(view))
+
+    def send(self, data: Buffer) -> int:
+        return self._strike("sent", self._raw.send(data))
+
+    def _strike(self, when: str, count: int) -> int:
+        if self._conn.when == when:
+            self._conn.when = ""
+            raise KeyboardInterrupt
+        return count
+
+
+@pytest.mark.parametrize("when", ["read", "sent", "handled what it had read"])
+def test_an_interrupt_in_the_middle_of_a_read_or_a_send_ends_the_link(
+    bench: Bench, hub_errors: list[Any], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Whoever goes on must not read, or have sent, what has a gap: both ends hear that the link is lost."""
+    with deadline():
+        one, other = bench.node(), bench.node()
+        near, far, link, conn = connect_by(InterruptedConn, one, other)
+
+        def read(stream: Stream) -> bytes | LinkLostError:
+            try:
+                return stream.recv(100)
+            except LinkLostError as error:
+                return error
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        waiting = [bench.spawn(read, stream) for stream in (near, far)]
+        gevent.idle()
+        conn.when = when
+        if when == "read":
+            near.sendall(b"lost")
+        elif when == "sent":
+            far.sendall(b"lost")
+        else:
+            monkeypatch.setattr(other._node, "receive", interrupt)
+            one.bind("news")
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        assert [kind for _, kind, _ in hub_errors] == [KeyboardInterrupt]
+        hub_errors.clear()
+        assert link.ended.is_set()
+        assert isinstance(link.error, InterruptedError)
+        heard = [waiter.get() for waiter in waiting]
+        # The near end may have got what was sent before the link went.
+        assert isinstance(heard[1], LinkLostError)
+        assert str(heard[1]).endswith(f"KeyboardInterrupt while the link {when}"), heard[1]
+        assert heard[0] == b"lost" if when == "sent" else isinstance(heard[0], LinkLostError)
 
 
 @pytest.mark.skipif(describe_build() != "pure Python", reason="compiled modules have the clock in C variables")
