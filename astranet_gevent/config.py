@@ -123,8 +123,7 @@ class Config:
     busy_poll: float = 500e-6
 
     frame_size: int = 64 * _KIB
-    # A path of 10 ms takes 350 MB/s only from 5 MiB on: credit is under way for a round trip too, and that grows under load. Larger only
-    # costs memory when the reader is slow; for all streams together the budgets bound it.
+    # Beyond 4 MiB for streams that are read quickly only: protocol/window.py.
     max_window: int = 8 * _MIB
     link_window_budget: int = 256 * _MIB
     process_window_budget: int = 1024 * _MIB

@@ -517,6 +517,8 @@ def congestion_control() -> str:
 
 def surroundings(cores: Cores) -> dict[str, str]:
     pinned = "not pinned" if None in cores else "server on core {}, client on core {}".format(*cores)
+    if None not in cores and len(usable_cores()) == len(cores):
+        pinned += " (nowhere where relays or proxies run beside them)"
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",

@@ -124,6 +124,9 @@ class SocketConn:
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
         # Apart from that of send_all(): both may wait at the same time.
         self._again_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
+        self._reading = False
+        # Whether what has been read last, if anything, is nobody's yet; who claims it sees to it that it is handled, or ends the link.
+        self.unclaimed = False
         self.batch_bytes = BATCH_BYTES
         self._look_due = 0.0
         # What the system had counted at the last look: bytes acknowledged, microseconds during which there was something to send.
@@ -134,26 +137,39 @@ class SocketConn:
     ) -> None:
         """Read into ``writable()`` whenever something comes, and call ``on_read(count)``, 0 at the end, or ``on_error``: in the hub."""
         self._writable, self._on_read, self._on_error = writable, on_read, on_error
+        self._reading = True
         self._read_watcher.start(self._on_readable)
 
     def stop_reading(self) -> None:
         """Read no more."""
+        self._reading = False
         self._read_watcher.stop()
 
     def _on_readable(self) -> None:
         # Once per event, even when more could be read at once: whoever got data must run in between.
+        self.unclaimed = True
         try:
-            count = self._raw.recv_into(self._writable())
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._on_error(error)
-            return
+            try:
+                count = self._raw.recv_into(self._writable())
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._on_error(error)
+                return
+            self._on_read(count)
         except BaseException as error:
-            # Whether anything was read is not known, and what comes after a gap must not be.
-            self._on_error(broken_off(error, "the link read"))
+            if self.unclaimed:
+                # Whether anything was read is not known, and what comes after a gap must not be.
+                self._on_error(broken_off(error, "the link read"))
+            else:
+                # gevent stops a watcher whose callback raises.
+                self._hub.loop.run_callback(self.read_on)
             raise
-        self._on_read(count)
+
+    def read_on(self) -> None:
+        """Go on reading where an interrupt has ended it; also called now and then, for one that strikes where nothing catches it."""
+        if self._reading and not self._read_watcher.active:
+            self._read_watcher.start(self._on_readable)
 
     def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
         if len(parts) == 1:

@@ -28,6 +28,7 @@ cdef class Link(Outlet):
     cdef FrameBuffer _buffer
     cdef object _cancelled
     cdef WindowBudget _budget
+    cdef public dict _large
     cdef public double round_trip
     cdef double _ping_sent
     cdef public long long _pings
@@ -61,6 +62,7 @@ cdef class Link(Outlet):
     cdef _run_lone(self)
 
     cpdef path_to(self, node_id)
+    cpdef note_credit(self, Stream stream, credit)
     cpdef add(self, Stream stream)
 
     @cython.locals(path=Path, granted="long long")

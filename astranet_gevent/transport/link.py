@@ -25,7 +25,7 @@ from ..protocol.frame import RUN, Command, Frame, FrameBuffer, encode_frame, spl
 from ..protocol.handshake import ORIGINAL
 from ..protocol.link import CLOSED, DRAINING, GOODBYE, HANDSHAKE, PING, PONG, READY, LinkCore, LinkTimeoutError, TimerEvent
 from ..protocol.stream import OPEN, SENT_FIN
-from ..protocol.window import INITIAL_WINDOW, WindowBudget
+from ..protocol.window import INITIAL_WINDOW, LARGE_WINDOW, WindowBudget
 from ..threads import get_ident
 from .busy_poll import BusyPoll
 from .conn import Conn, SocketConn, broken_off
@@ -131,6 +131,8 @@ class Link(Outlet):
         self._buffer = FrameBuffer(owner.config.frame_size, self.relayed)
         self._cancelled: OrderedDict[bytes, Path] = OrderedDict()
         self._budget = WindowBudget()
+        # Streams with large windows: since when how much has been read, and whether the half before that was read within a round trip.
+        self._large: dict[Stream, tuple[float, int, bool]] = {}
         # Seconds that the fastest PING took to be answered, not a number until one has been.
         self.round_trip = nan
         # When the PING was sent that is timed, 0.0 for none; and how many have not been answered.
@@ -251,6 +253,7 @@ class Link(Outlet):
         was_scheduled, self.flush_scheduled = self.flush_scheduled, True
         error: Exception | None = None
         try:
+            self._conn.unclaimed = False  # type: ignore[union-attr]
             self._bulk_read = count >= _BULK_READ
             self._busy_poll.received(monotonic())
             self._receive(self._buffer.decode(count))
@@ -293,6 +296,9 @@ class Link(Outlet):
                     raise buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
+        except BaseException as caught:
+            error = broken_off(caught, "the link read")
+            raise
         finally:
             self._reading_ended(error)
 
@@ -492,27 +498,29 @@ class Link(Outlet):
                     # Whoever dialled has work as soon as it hears of it.
                     self.flush_early()
             self._run_noted()
+            self.flush_scheduled = was_scheduled
+            queue = self.queue
+            if queue.turns or self.blocked or self._continuing or self.core.state is not READY:
+                if not self._writing and self.wants_flush():
+                    self._flush()
+            elif not self._writing and (queue.small or queue.control):
+                # What _flush() would do here: whoever answers a single message waits for as few calls as may be.
+                self._flush_once()
+            self._note_received()
         except BaseException:
             self._interrupted()
             raise
-        self.flush_scheduled = was_scheduled
-        queue = self.queue
-        if queue.turns or self.blocked or self._continuing or self.core.state is not READY:
-            if not self._writing and self.wants_flush():
-                self._flush()
-        elif not self._writing and (queue.small or queue.control):
-            # What _flush() would do here: whoever answers a single message waits for as few calls as may be.
-            self._flush_once()
-        self._note_received()
 
     def _interrupted(self) -> None:
         """Ctrl-C struck in the hub, and the program may go on: have the others woken and what is queued sent by callbacks."""
         self.answers_at_once = False
-        if self.core.state is CLOSED:
-            return
-        if not self._run_scheduled and (self._readable or self._writable):
+        if self._readable or self._writable:
+            # Also those of a link that has ended: they are to hear of it.
             self._schedule_run()
-        self.schedule_flush()
+        else:
+            self._run_scheduled = False
+        if self.core.state is not CLOSED:
+            self.schedule_flush()
 
     # -- timer -----------------------------------------------------------------------------------------------------------------
 
@@ -542,6 +550,8 @@ class Link(Outlet):
 
     def _on_timer(self) -> None:
         self._buffer.trim()
+        if isinstance(self._conn, SocketConn):
+            self._conn.read_on()
         try:
             if self.core.handle_timer(monotonic()) is TimerEvent.PING:
                 self.send_ping()
@@ -596,6 +606,7 @@ class Link(Outlet):
         path.stream_count -= 1
         granted = stream.receive_window - INITIAL_WINDOW
         if granted:
+            self._large.pop(stream, None)
             self._budget.give(granted)
             PROCESS_BUDGET.give(granted)
         if self.core.state is DRAINING:
@@ -628,6 +639,8 @@ class Link(Outlet):
         """Bytes by which a stream's receive window may grow now, taken from the budgets; 0 when they are used up."""
         config = self._owner.config
         growth = stream.grow(config.max_window)
+        if not growth:
+            return 0
         limit = config.link_window_budget
         if stream._path.node_id == self.core.peer_id:
             if self.round_trip >= _SHORT_PATH:
@@ -637,12 +650,28 @@ class Link(Outlet):
             elif stream.receive_window >= _SHORT_PATH_WINDOW:
                 # Also when it is not known yet. Each stream takes at most half of what is left, so that those who come later get some too.
                 limit = min(limit, (_SHORT_PATH_BUDGET + self._budget.used) // 2)
-        if not growth or not self._budget.take(growth, limit):
+        if stream.receive_window + growth > LARGE_WINDOW and not self._reads_quickly(stream):
+            return 0
+        if not self._budget.take(growth, limit):
             return 0
         if not PROCESS_BUDGET.take(growth, config.process_window_budget):
             self._budget.give(growth)
             return 0
         return growth
+
+    def note_credit(self, stream: Stream, credit: int) -> None:
+        """Time how long the reader of a large window takes for half of it: after TCP's dynamic right-sizing (Fisk, Feng; 2001)."""
+        now = monotonic()
+        since, count, reads_quickly = self._large.get(stream, (now, 0, False))
+        count += credit
+        if count * 2 >= stream.receive_window:
+            # Not a number before the first PING has been answered. Behind a relay it is longer than we know.
+            reads_quickly = now - since <= self.round_trip
+            since, count = now, 0
+        self._large[stream] = since, count, reads_quickly
+
+    def _reads_quickly(self, stream: Stream) -> bool:
+        return stream in self._large and self._large[stream][2]
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

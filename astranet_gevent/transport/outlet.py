@@ -181,13 +181,21 @@ class Outlet:
                     batches -= 1
             if self.blocked:
                 self._wake_blocked()
+        except BaseException:
+            # An interrupt. If the link goes on, so do those who wait.
+            if self.core.state is not CLOSED:
+                self.hub.loop.run_callback(self._flush)
+            raise
         finally:
             self.flush_scheduled = False
         if self._writing:
             return
         if queue.small or queue.control or queue.turns:
             self._continue_flush()
-            return
+        else:
+            self._all_sent()
+
+    def _all_sent(self) -> None:
         if self._continuing and isinstance(self._conn, SocketConn):
             self._continuing = False
             self._conn.stop_writing()
@@ -286,6 +294,9 @@ class Outlet:
                 self._writing = False
                 if not self.flush_scheduled:
                     self.schedule_flush()
+        except BaseException as error:
+            self.end(broken_off(error, "the link sent"))
+            raise
         finally:
             self._writing = False
             self.end(None)

@@ -133,7 +133,8 @@ class SendQueue:
     def _take_turns(self, batch: list[Buffer], left: int) -> None:
         turns = self.turns
         while turns and left > 0:
-            source = turns.popleft()
+            # It stays among the turns until all is counted: an interrupt in between finds it where remove() looks.
+            source = turns[0]
             pending = source.pending
             size = 0
             while pending and size < _TURN_BYTES:
@@ -143,7 +144,9 @@ class SendQueue:
             self._count_turn(source, -size)
             left -= size
             if pending:
-                turns.append(source)
+                turns.rotate(-1)
+            else:
+                turns.popleft()
             source.on_sent(size)
 
     def clear(self) -> None:

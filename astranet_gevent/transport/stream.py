@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..protocol.frame import HEADER_SIZE, MAX_PAYLOAD, Command, encode_frame, encode_u32, reverse_key, split_key
 from ..protocol.stream import CREDIT_BYTES, DIALING, ENDED, GOT_FIN, LIVE, OPEN, PEER_GONE, RESET, SENT_FIN, Step, StreamCore, StreamState
+from ..protocol.window import LARGE_WINDOW
 from ..threads import get_ident
 from .options import get_option, set_option
 from .path import MAX_REASON, Path, ResetCode
@@ -272,6 +273,8 @@ class Stream(StreamCore):
             return
         link = self._path.link
         key = reverse_key(self.key)
+        if self.receive_window >= LARGE_WINDOW:
+            link.note_credit(self, credit)
         if self.sender_blocked:
             growth = link.grow_window(self)
             if growth:

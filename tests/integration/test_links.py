@@ -778,6 +778,39 @@ def test_streams_of_a_short_path_share_a_budget(bench: Bench, delay: float) -> N
     gevent.killall([*senders, *readers])
 
 
+MIB = 1024 * 1024
+
+
+def window_after(bench: Bench, pieces: list[int], pause: Callable[[], object]) -> int:
+    """What the window has grown to when pieces of so many bytes have been read over 100 ms, with a pause after each."""
+    server, client = bench.node(), bench.node()
+    cable = bench.connect(server, client, delay=0.05)
+    for pipe in cable._pipes:
+        # More than any window: only that is to hold the sender back.
+        pipe._capacity = 64 * MIB
+    listener = server.bind("sink")
+    stream = client.dial("sink", DEADLINE)
+    sink, _ = listener.accept()
+    sender = bench.spawn(stream.sendall, bytes(sum(pieces)))
+    for piece in pieces:
+        receive_exactly(sink, piece)
+        pause()
+    sender.get(timeout=DEADLINE)
+    window = sink.receive_window
+    sink.close()
+    assert not any(link._large for link in server.links())
+    return window
+
+
+def test_the_window_of_who_reads_quickly_grows_beyond_4_mib(bench: Bench) -> None:
+    assert window_after(bench, [64 * MIB], lambda: None) == 8 * MIB
+
+
+def test_the_window_of_who_reads_slowly_does_not(bench: Bench, hold: Callable[[float], bool]) -> None:
+    """Half of a window takes it more than a round trip, and the sender never has to wait for anything else."""
+    assert window_after(bench, [MIB // 2] * 24, lambda: hold(0.12)) == 4 * MIB
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
 def test_less_waits_in_the_system_the_slower_the_path_is(bench: Bench, eventually: Eventually) -> None:
     link, peer, sender, stream = dialled_over_tcp(bench)

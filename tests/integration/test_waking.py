@@ -174,6 +174,8 @@ def test_an_interrupt_in_the_hub_loses_nobody(bench: Bench, monkeypatch: pytest.
         assert sorted(peer.wait_for(DATA).payload for _ in streams) == [b"A", b"B", b"C"][:count]
         streams[0].sendall(b"later")
         assert peer.wait_for(DATA).payload == b"later"
+        peer.send(theirs[-1].frame(DATA, b"heard"))
+        assert receive_exactly(streams[-1], 5) == b"heard"
 
 
 class InterruptedConn(SocketConn):
@@ -207,7 +209,14 @@ class InterruptedSocket:
         return count
 
 
-@pytest.mark.parametrize("when", ["read", "sent", "handled what it had read"])
+def read(stream: Stream) -> bytes | LinkLostError:
+    try:
+        return stream.recv(100)
+    except LinkLostError as error:
+        return error
+
+
+@pytest.mark.parametrize("when", ["read", "sent", "answered", "handled what it had read"])
 def test_an_interrupt_in_the_middle_of_a_read_or_a_send_ends_the_link(
     bench: Bench, hub_errors: list[Any], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
@@ -216,25 +225,23 @@ def test_an_interrupt_in_the_middle_of_a_read_or_a_send_ends_the_link(
         one, other = bench.node(), bench.node()
         near, far, link, conn = connect_by(InterruptedConn, one, other)
 
-        def read(stream: Stream) -> bytes | LinkLostError:
-            try:
-                return stream.recv(100)
-            except LinkLostError as error:
-                return error
-
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        waiting = [bench.spawn(read, stream) for stream in (near, far)]
+        def answer() -> bytes | LinkLostError:
+            far.sendall(far.recv(100))
+            return read(far)
+
+        waiting = [bench.spawn(read, near), bench.spawn(answer if when == "answered" else lambda: read(far))]
         gevent.idle()
-        conn.when = when
-        if when == "read":
-            near.sendall(b"lost")
-        elif when == "sent":
+        conn.when = "sent" if when == "answered" else when
+        if when == "sent":
             far.sendall(b"lost")
-        else:
+        elif when == "handled what it had read":
             monkeypatch.setattr(other._node, "receive", interrupt)
             one.bind("news")
+        else:
+            near.sendall(b"lost")
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(DEADLINE)
         assert [kind for _, kind, _ in hub_errors] == [KeyboardInterrupt]
@@ -244,8 +251,151 @@ def test_an_interrupt_in_the_middle_of_a_read_or_a_send_ends_the_link(
         heard = [waiter.get() for waiter in waiting]
         # The near end may have got what was sent before the link went.
         assert isinstance(heard[1], LinkLostError)
-        assert str(heard[1]).endswith(f"KeyboardInterrupt while the link {when}"), heard[1]
-        assert heard[0] == b"lost" if when == "sent" else isinstance(heard[0], LinkLostError)
+        assert str(heard[1]).endswith(f"KeyboardInterrupt while the link {'sent' if when == 'answered' else when}"), heard[1]
+        assert heard[0] == b"lost" if when in ("sent", "answered") else isinstance(heard[0], LinkLostError)
+        bench.eventually(lambda: conn._raw.fileno() < 0, "the descriptor is closed")
+
+
+def test_an_interrupt_while_a_dial_is_answered_leaves_nobody_waiting(bench: Bench, hub_errors: list[Any]) -> None:
+    """It strikes when somebody has got data already, and has not been run yet."""
+    with deadline():
+        one, other = bench.node(), bench.node()
+        near, far, link, conn = connect_by(InterruptedConn, one, other)
+        idle = one.dial("svc", DEADLINE)
+        (listener,) = other._node.listeners.values()  # type: ignore[union-attr]
+        waiting = [bench.spawn(read, stream) for stream in (far, listener.accept()[0])]
+        gevent.idle()
+        conn.when = "sent"
+        near.sendall(b"data")
+
+        def dial() -> Stream | LinkLostError:
+            try:
+                return one.dial("svc", DEADLINE)
+            except LinkLostError as error:
+                return error
+
+        # In one piece with the data.
+        dialling = bench.spawn(dial)
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        hub_errors.clear()
+        assert isinstance(link.error, InterruptedError)
+        heard = [waiter.get() for waiter in waiting]
+        assert heard[0] == b"data" or isinstance(heard[0], LinkLostError)
+        assert isinstance(heard[1], LinkLostError)
+        dialled = dialling.get()
+        # Its answer had been sent when Ctrl-C struck.
+        assert isinstance(dialled, Stream)
+        assert isinstance(read(dialled), LinkLostError)
+        bench.eventually(lambda: conn._raw.fileno() < 0, "the descriptor is closed")
+        idle.close()
+
+
+class InterruptedLike:
+    """A socket, but not of the system's kind: what it reads and sends is the business of the link's greenlets."""
+
+    when = ""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def recv_into(self, view: memoryview) -> int:
+        return self._strike("read", self._sock.recv_into(view))
+
+    def sendall(self, data: bytes) -> None:
+        self._strike("sent", self._sock.sendall(data))
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _strike(self, when: str, result: Any) -> Any:
+        if self.when == when:
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.mark.parametrize("when", ["read", "sent"])
+def test_the_same_where_greenlets_read_and_send(bench: Bench, hub_errors: list[Any], when: str) -> None:
+    with deadline():
+        one, other = bench.node(), bench.node()
+        ends = tcp_pair()
+        sock = InterruptedLike(ends[1])
+        link = other.attach(sock)
+        one.attach(ends[0]).wait_ready(DEADLINE)
+        link.wait_ready(DEADLINE)
+        listener = other.bind("svc")
+        one.service_map.wait_for("svc", DEADLINE)
+        near = one.dial("svc", DEADLINE)
+        far, _ = listener.accept()
+        waiting = bench.spawn(read, far)
+        gevent.idle()
+        sock.when = when
+        (near if when == "read" else far).sendall(b"lost")
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        hub_errors.clear()
+        assert isinstance(link.error, InterruptedError)
+        assert str(waiting.get()).endswith(f"KeyboardInterrupt while the link {when}")
+
+
+class Writer:
+    """Writes when there is room, in the hub; fails instead, where that is wanted."""
+
+    def __init__(self, stream: Stream, fails: bool) -> None:
+        self._stream = stream
+        self._fails = fails
+        self.waited = False
+        stream.setblocking(False)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            assert self._stream.send(bytes(60_000)) == 60_000
+        except BlockingIOError:
+            self._stream.wake_when_writable(self)
+
+    def switch(self) -> None:
+        self.waited = True
+        if self._fails:
+            raise ValueError("the waiter fails")
+        self._write()
+
+
+def test_an_interrupt_while_writers_are_woken_leaves_none_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C strikes between two who wait for room on the link, and the program goes on."""
+    with deadline():
+        # Nothing else, such as a PING, has the queue looked at.
+        mesh = bench.node(queue_bytes=64 * 1024, keepalive_interval=60)
+        listener = mesh.bind("svc:5000")
+        peer, _ = bench.raw(mesh)
+        for number in range(4):
+            peer.dial(5000, 6000 + number)
+        hub = gevent.get_hub()
+
+        def interrupt(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(hub, "handle_error", interrupt)
+        # Two fill the queue, the others wait.
+        writers = [Writer(listener.accept()[0], fails=number == 2) for number in range(4)]
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        bench.eventually(lambda: writers[3].waited, "the next one has been woken")
+        got = {6000: 0, 6001: 0, 6003: 0}
+        while min(got.values()) < 60_000:
+            frame = peer.wait_for(DATA)
+            got[frame.rport] += len(frame.payload)
+        assert [writer.waited for writer in writers[:3]] == [False, False, True]
+
+
+def test_reading_goes_on_when_nothing_has_caught_an_interrupt(bench: Bench) -> None:
+    """gevent stops a watcher whose callback raises, as when Ctrl-C strikes before its first line; the next look at the link starts it."""
+    with deadline():
+        near, far, _, conn = connect_by(InterruptedConn, bench.node(), bench.node(keepalive_interval=0.1))
+        conn._read_watcher.stop()
+        near.sendall(b"data")
+        assert receive_exactly(far, 4) == b"data"
 
 
 @pytest.mark.skipif(describe_build() != "pure Python", reason="compiled modules have the clock in C variables")

@@ -236,3 +236,31 @@ def test_a_source_may_add_and_the_queue_may_grow_while_a_batch_is_taken() -> Non
                 numbers[part.source].append(part.number)
     assert numbers == {1: list(range(10)), 2: list(range(1, 10))}
     assert (queue.turn_bytes, source.size) == (0, 0)
+
+
+class Interrupting(bytes):
+    """Ctrl-C strikes when it is looked at for the second time: when it is taken."""
+
+    looks = 0
+
+    def __len__(self) -> int:
+        self.looks += 1
+        if self.looks == 2:
+            raise KeyboardInterrupt
+        return super().__len__()
+
+
+def test_what_an_interrupt_leaves_can_be_removed() -> None:
+    """It strikes in the middle of a turn: the link ends then, and its streams take back what they have waiting."""
+    queue = SendQueue(LIMIT)
+    sources = [Source(), Source()]
+    for source in sources:
+        queue.push_turn(source, (b"head", bytes(1000)))
+        queue.push_turn(source, (b"head", Interrupting(1000)))
+        queue.push_turn(source, (b"head", bytes(1000)))
+    with pytest.raises(KeyboardInterrupt):
+        queue.take()
+    for source in sources:
+        queue.remove(source)
+    queue.clear()
+    assert (bool(queue), queue.size) == (False, 0)
