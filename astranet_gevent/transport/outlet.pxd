@@ -41,6 +41,7 @@ cdef class Outlet:
     cpdef flush_early(self)
     cpdef bint wants_flush(self)
     cpdef _flush(self)
+    cdef _stop_continuing(self)
     cdef _all_sent(self)
     cdef int _batches_now(self)
     cdef bint _flush_once(self)

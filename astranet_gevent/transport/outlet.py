@@ -182,7 +182,8 @@ class Outlet:
             if self.blocked:
                 self._wake_blocked()
         except BaseException:
-            # An interrupt. If the link goes on, so do those who wait.
+            # An interrupt; gevent stops a watcher whose callback raises. If the link goes on, so do those who wait.
+            self._stop_continuing()
             if self.core.state is not CLOSED:
                 self.hub.loop.run_callback(self._flush)
             raise
@@ -195,10 +196,13 @@ class Outlet:
         else:
             self._all_sent()
 
-    def _all_sent(self) -> None:
+    def _stop_continuing(self) -> None:
         if self._continuing and isinstance(self._conn, SocketConn):
             self._continuing = False
             self._conn.stop_writing()
+
+    def _all_sent(self) -> None:
+        self._stop_continuing()
         if self._flushed is not None:
             self._flushed.set()
         if self.core.state is DRAINING:

@@ -361,32 +361,46 @@ class Writer:
         self._write()
 
 
-def test_an_interrupt_while_writers_are_woken_leaves_none_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C strikes between two who wait for room on the link, and the program goes on."""
+class SwallowingConn(SocketConn):
+    """A system that takes everything at once, and gives it to nobody."""
+
+    swallows = False
+
+    def try_send(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        return () if self.swallows else super().try_send(parts)
+
+
+@pytest.mark.parametrize("strikes", [1, 2])
+def test_an_interrupt_while_writers_are_woken_leaves_none_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch, strikes: int) -> None:
+    """Ctrl-C strikes between two who wait for room on the link, at the first time or when it goes on sending, and the program goes on."""
     with deadline():
         # Nothing else, such as a PING, has the queue looked at.
-        mesh = bench.node(queue_bytes=64 * 1024, keepalive_interval=60)
-        listener = mesh.bind("svc:5000")
-        peer, _ = bench.raw(mesh)
-        for number in range(4):
-            peer.dial(5000, 6000 + number)
+        one, other = (bench.node(keepalive_interval=60) for _ in range(2))
+        _, _, _, conn = connect_by(SwallowingConn, one, other)
+        (listener,) = other._node.listeners.values()  # type: ignore[union-attr]
+        streams = []
+        for _ in range(80):
+            one.dial("svc", DEADLINE)
+            streams.append(listener.accept()[0])
+        conn.swallows = True
         hub = gevent.get_hub()
+        failed = 0
 
         def interrupt(*_: Any) -> None:
-            monkeypatch.undo()
-            raise KeyboardInterrupt
+            nonlocal failed
+            failed += 1
+            if failed == strikes:
+                monkeypatch.undo()
+                raise KeyboardInterrupt
 
         monkeypatch.setattr(hub, "handle_error", interrupt)
-        # Two fill the queue, the others wait.
-        writers = [Writer(listener.accept()[0], fails=number == 2) for number in range(4)]
+        # The queue has room for 18 of them; when these are sent, as many of the others are woken, and so on.
+        writers = [Writer(stream, fails=number in (20, 60)) for number, stream in enumerate(streams)]
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(DEADLINE)
-        bench.eventually(lambda: writers[3].waited, "the next one has been woken")
-        got = {6000: 0, 6001: 0, 6003: 0}
-        while min(got.values()) < 60_000:
-            frame = peer.wait_for(DATA)
-            got[frame.rport] += len(frame.payload)
-        assert [writer.waited for writer in writers[:3]] == [False, False, True]
+        assert not writers[79].waited
+        bench.eventually(lambda: writers[79].waited, "the others are woken")
+        assert [writer.waited for writer in writers] == [False] * 18 + [True] * 62
 
 
 def test_reading_goes_on_when_nothing_has_caught_an_interrupt(bench: Bench) -> None:
