@@ -21,11 +21,8 @@ cdef class FrameBuffer:
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, after=Py_ssize_t, size="long long", frames=list, is_small=bint)
     cpdef list decode(self, Py_ssize_t count)
 
-    @cython.locals(run=bytes, end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long")
-    cdef Py_ssize_t _cut_small(self, list frames, Py_ssize_t start) except -1
-
     @cython.locals(run=bytes, end=Py_ssize_t, first=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long", key=bytes, pair_key=bytes)
-    cdef Py_ssize_t _cut_relayed(self, list frames, Py_ssize_t start) except -1
+    cdef Py_ssize_t _cut_small(self, list frames, Py_ssize_t start) except -1
 
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long")
     cdef Py_ssize_t _cut_large(self, list frames, Py_ssize_t start) except -1

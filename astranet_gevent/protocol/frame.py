@@ -195,12 +195,8 @@ class FrameBuffer:
         frames: list[Frame] = []
         position = self._start
         while end - position >= HEADER_SIZE:
-            if unpack(view, position)[2] >= _LENT_PAYLOAD:
-                after = self._cut_large(frames, position)
-            elif self._relayed:
-                after = self._cut_relayed(frames, position)
-            else:
-                after = self._cut_small(frames, position)
+            is_small = unpack(view, position)[2] < _LENT_PAYLOAD
+            after = self._cut_small(frames, position) if is_small else self._cut_large(frames, position)
             if after == position:
                 break
             position = after
@@ -208,7 +204,7 @@ class FrameBuffer:
         return frames
 
     def _cut_small(self, frames: list[Frame], start: int) -> int:
-        """Append the small frames that begin at ``start``; where they end.
+        """Append the small frames that begin at ``start``, those that are relayed and follow each other as a RUN; where they end.
 
         One copy of many of them, then slices of bytes, which cost a fifth of a copy from a view each (60 ns, 300 ns).
         """
@@ -216,28 +212,9 @@ class FrameBuffer:
         unpack = _HEADER.unpack_from
         largest = min(_LENT_PAYLOAD - 1, self._max_payload)
         append = frames.append
-        end = len(run)
-        position = 0
-        while end - position >= HEADER_SIZE:
-            command, key, size = unpack(run, position)
-            body = position + HEADER_SIZE
-            stop = body + size
-            if size > largest or stop > end:
-                if size > self._max_payload:
-                    self._refuse(command, size)
-                break
-            append((command, key, run[body:stop]))
-            position = stop
-        return start + position
-
-    def _cut_relayed(self, frames: list[Frame], start: int) -> int:
-        """As ``_cut_small``, and what goes on to the same node, frame after frame, stays in one piece."""
-        run = bytes(self._view[start : min(self._end, start + _SMALL_RUN)])
-        unpack = _HEADER.unpack_from
-        largest = min(_LENT_PAYLOAD - 1, self._max_payload)
         relayed = self._relayed
         end = len(run)
-        # Of the piece that goes on, while there is one.
+        # Of the RUN that begins at ``first``, while there is one.
         pair_key = b""
         first = position = 0
         while end - position >= HEADER_SIZE:
@@ -248,16 +225,18 @@ class FrameBuffer:
                 if size > self._max_payload:
                     self._refuse(command, size)
                 break
-            if command != _DATA or key[:16] != pair_key:
+            if not relayed:
+                append((command, key, run[body:stop]))
+            elif command != _DATA or key[:16] != pair_key:
                 if pair_key:
-                    frames.append((RUN, pair_key, run[first:position]))
+                    append((RUN, pair_key, run[first:position]))
                 pair_key = key[:16] if command == _DATA and key[:16] in relayed else b""
                 first = position
                 if not pair_key:
-                    frames.append((command, key, run[body:stop]))
+                    append((command, key, run[body:stop]))
             position = stop
         if pair_key:
-            frames.append((RUN, pair_key, run[first:position]))
+            append((RUN, pair_key, run[first:position]))
         return start + position
 
     def _cut_large(self, frames: list[Frame], start: int) -> int:
