@@ -9,6 +9,7 @@ from astranet_gevent.transport.stream cimport Stream
 
 # Names that every frame looks up: in C variables instead of the module's dictionary.
 cdef object CLOSED, DRAINING, HANDSHAKE, OPEN, READY, SENT_FIN, monotonic
+cdef object Greenlet, _switch
 cdef int _DATA
 cdef dict _STREAM_FRAMES
 
@@ -55,7 +56,10 @@ cdef class Link(Outlet):
     @cython.locals(stream=Stream)
     cdef _receive_syn(self, key)
 
-    @cython.locals(stream=Stream, readable=dict, writable=dict)
+    @cython.locals(stream=Stream)
+    cdef switch_away(self, current)
+
+    @cython.locals(stream=Stream, readable=dict, writable=dict, woken=list)
     cdef _run_noted(self)
 
     @cython.locals(stream=Stream)

@@ -18,6 +18,7 @@ cdef class Outlet:
     cdef public bint flush_scheduled
     cdef public bint answers_at_once
     cdef bint _answers_whole
+    cdef public list woken
     cdef public object _conn
     cdef BusyPoll _busy_poll
     cdef bint _bulk_read
@@ -33,6 +34,7 @@ cdef class Outlet:
     cdef double _small_until
     cdef object _writer
 
+    cdef switch_away(self, current)
     cpdef send_control(self, frame)
     cpdef schedule_flush(self)
     cpdef start_answers(self, Py_ssize_t count)

@@ -60,6 +60,8 @@ class Outlet:
         self.answers_at_once = False
         # Whether the last answer of somebody who was run alone was one frame: the next one is then sent as it is written.
         self._answers_whole = False
+        # Streams whose readers are being run, the next one last: see switch_away(). Empty at other times.
+        self.woken: list[Stream] = []
         self._conn = conn
         self._busy_poll = busy_poll
         # Whether what was read last was bulk, of which more is not polled for.
@@ -87,6 +89,10 @@ class Outlet:
 
     def _last_words(self, error: OSError) -> None:
         """Sending has failed: end the link once what the peer sent before has been read, or soon."""
+        raise NotImplementedError
+
+    def switch_away(self, current: Any) -> Any:
+        """Leave ``current``, which has to wait, for the next one of ``woken``, or for the hub; what ``current`` is woken with."""
         raise NotImplementedError
 
     def _end_if_drained(self) -> None:

@@ -22,6 +22,7 @@ cdef class Stream(StreamCore):
     cdef object _would_block
     cdef int _flags
     cdef int _io_refs
+    cdef int _head_size
     cdef bytes _head
     cdef object _options
     cdef public object _observer
@@ -44,8 +45,9 @@ cdef class Stream(StreamCore):
     cdef Py_ssize_t _push(self, data)
 
     @cython.locals(path=Path, link=Outlet, queue=SendQueue, source=TurnSource, left="long long", room="long long", start="long long",
-                   stop="long long", largest="long long")
-    cdef Py_ssize_t _push_turns(self, data, Py_ssize_t size, bytes head)
+                   stop="long long", largest="long long", head=bytes)
+    cdef Py_ssize_t _push_turns(self, data, Py_ssize_t size)
+    cdef bytes _make_head(self, Py_ssize_t size)
 
     cdef Py_ssize_t _push_in_vain(self, Py_ssize_t size)
     cdef _send_rest(self, data, Py_ssize_t sent, int flags)

@@ -56,6 +56,7 @@ _MSG_PEEK: Final = int(socket.MSG_PEEK)
 _MSG_DONTWAIT: Final = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 _DATA_COMMAND: Final = bytes((Command.DATA,))
+_SIZE_OFFSET: Final = HEADER_SIZE - 4
 
 # The steps of every stream that is opened and closed. Looking them up in the enumeration takes as long as the step.
 _SYN: Final = Step.SYN
@@ -90,6 +91,7 @@ class Stream(StreamCore):
     __slots__ = (
         "_flags",
         "_head",
+        "_head_size",
         "_io_refs",
         "_observer",
         "_options",
@@ -112,8 +114,9 @@ class Stream(StreamCore):
         self._would_block: Callable[[], OSError] = StreamWouldBlockError
         self._flags = 0
         self._io_refs = 0
-        # Command, key as it goes out: made at the first send.
-        self._head: bytes | None = None
+        # What the last small frame began with, for the next of the same size.
+        self._head = b""
+        self._head_size = 0
         self._options: dict[tuple[int, int], Any] | None = None
         self._observer: Observer | None = None
         self.outgoing: TurnSource | None = None
@@ -235,7 +238,10 @@ class Stream(StreamCore):
                 self.recv_waiter = None
                 raise AstraNetError(f"{self!r}: a callback that runs in the hub must not wait")
             try:
-                hub.switch()
+                if link.woken:
+                    link.switch_away(current)
+                else:
+                    hub.switch()
             finally:
                 if self.recv_waiter is current:
                     self.recv_waiter = None
@@ -379,23 +385,23 @@ class Stream(StreamCore):
         if self.state is not OPEN and self.state is not GOT_FIN:
             return self._push_in_vain(len(data))
         left = self.send_left
-        size = min(len(data), left, path.max_payload)
+        size = len(data)
+        if size > left or size > path.max_payload:
+            size = min(left, path.max_payload)
         if size <= 0 or path.paused:
             return 0
         queue = link.queue
-        head = self._head
-        if head is None:
-            head = self._head = _DATA_COMMAND + reverse_key(self.key)
         if size > SMALL_FRAME or (self.outgoing is not None and self.outgoing.pending):
-            return self._push_turns(data, size, head)
+            return self._push_turns(data, size)
         if queue.small_bytes >= queue.limit:
             return 0
+        head = self._head if size == self._head_size else self._make_head(size)
         if size < UNJOINED_PAYLOAD or type(data) is not bytes or size != len(data):
             # push_small(), written out.
-            queue.small.append(head + encode_u32(size) + (data if size == len(data) else data[:size]))
+            queue.small.append(head + (data if size == len(data) else data[:size]))
             queue.small_bytes += HEADER_SIZE + size
         else:
-            queue.push_small_parts(head + encode_u32(size), data)
+            queue.push_small_parts(head, data)
         self.send_left = left - size
         if link.answers_at_once:
             link.send_answer()
@@ -403,7 +409,14 @@ class Stream(StreamCore):
             link.schedule_flush()
         return size
 
-    def _push_turns(self, data: bytes | memoryview, size: int, head: bytes) -> int:
+    def _make_head(self, size: int) -> bytes:
+        """What a small frame of ``size`` bytes begins with. An interrupt finds both attributes as they were, or both new."""
+        start = self._head[:_SIZE_OFFSET] if self._head else _DATA_COMMAND + reverse_key(self.key)
+        self._head = head = start + encode_u32(size)
+        self._head_size = size
+        return head
+
+    def _push_turns(self, data: bytes | memoryview, size: int) -> int:
         """Queue as much of ``data`` as there is room for, in frames that wait for their turn, the first of ``size`` bytes; how much."""
         path = self._path
         link = path.link
@@ -421,6 +434,7 @@ class Stream(StreamCore):
         source = self.outgoing
         if source is None:
             source = self.outgoing = TurnSource()
+        head = _DATA_COMMAND + reverse_key(self.key)
         largest = path.max_payload
         start = 0
         while True:
@@ -519,7 +533,7 @@ class Stream(StreamCore):
             timer.start(self._expire, slot, current, update=True)
         setattr(self, slot, current)
         try:
-            if hub.switch() is _EXPIRED:
+            if link.switch_away(current) is _EXPIRED:
                 raise StreamTimeout
         finally:
             if getattr(self, slot) is current:

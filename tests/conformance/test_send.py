@@ -40,6 +40,16 @@ def test_send_takes_any_buffer(sides: Pair, kind: str) -> None:
     assert receive_exactly(other, 192) == data * 3
 
 
+def test_messages_of_every_size_after_each_other(sides: Pair, spawn: Spawn) -> None:
+    """The same size again, one byte more or less, and from small ones to large ones and back."""
+    one, other = sides
+    sizes = [1, 1, 2, 1, 3, 2, 255, 256, 257, 256, 0, 256, 4095, 4096, 4097, 4096, 4095, 16_384, 16_385, 16_384, 7, 65_536, 7, 70_000, 8, 8]
+    messages = [pattern(size, seed) for seed, size in enumerate(sizes)]
+    spawn(lambda: [one.sendall(message) for message in messages])
+    for message in messages:
+        assert receive_exactly(other, len(message)) == message
+
+
 @pytest.mark.parametrize("size", [10, 5000, 60_000])
 def test_a_read_only_view_is_the_callers_too(sides: Pair, size: int) -> None:
     """Not even its owner may change the memory through it, but the owner has other ways."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from time import monotonic
 from typing import Any, TypeVar
 
 import gevent
+import greenlet
 import pytest
 from wire.peer import DATA
 
-from astranet_gevent import AstraNet, Link, LinkLostError, Stream
+from astranet_gevent import AstraNet, Link, LinkLostError, Stream, StreamClosedError, StreamTimeout
 from astranet_gevent.builds import describe_build
 from astranet_gevent.protocol.frame import Command
 from astranet_gevent.transport.conn import Buffer, SocketConn
@@ -124,6 +129,212 @@ def test_an_answer_is_sent_as_it_is_written(bench: Bench) -> None:
             assert receive_exactly(near, len(answered)) == b"".join(answered)
         assert at_once == [False, True, True, True, False, False, True]
         near.close()
+
+
+@contextlib.contextmanager
+def switches() -> Iterator[list[tuple[Any, Any]]]:
+    """Notes from which greenlet to which one the interpreter switches."""
+    seen: list[tuple[Any, Any]] = []
+
+    def trace(event: str, pair: tuple[Any, Any]) -> None:
+        if event == "switch":
+            seen.append(pair)
+
+    before = greenlet.settrace(trace)
+    try:
+        yield seen
+    finally:
+        greenlet.settrace(before)
+
+
+class Served:
+    """A listener of a node with a raw peer, so many streams of theirs, and what is read of each."""
+
+    def __init__(self, bench: Bench, count: int) -> None:
+        mesh = bench.node()
+        listener = mesh.bind("svc:5000")
+        self.peer, self.link = bench.raw(mesh)
+        self.theirs = [self.peer.dial(5000, 6000 + number) for number in range(count)]
+        self.streams: list[Stream] = [listener.accept()[0] for _ in self.theirs]
+        self.reads: list[tuple[int, bytes]] = []
+
+    def send(self, data: bytes) -> None:
+        """To all streams, in one piece."""
+        self.peer.send(*(stream.frame(DATA, data) for stream in self.theirs))
+
+    def read(self, number: int) -> None:
+        with contextlib.suppress(LinkLostError):
+            while data := self.streams[number].recv(100):
+                self.reads.append((number, data))
+
+
+def test_who_waits_again_switches_to_the_next_who_got_data(bench: Bench) -> None:
+    """Not by way of the hub, which would be two switches for each of them."""
+    with deadline():
+        served = Served(bench, 20)
+        readers = [bench.spawn(served.read, number) for number in range(20)]
+        gevent.idle()
+        with switches() as seen:
+            served.send(b"data")
+            bench.eventually(lambda: len(served.reads) == 20, "all have read")
+        assert served.reads == [(number, b"data") for number in range(20)]
+        hub = gevent.get_hub()
+        first = seen.index((hub, readers[0]))
+        assert seen[first : first + 21] == [(hub, readers[0]), *pairwise(readers), (readers[19], hub)]
+        assert not served.link.woken
+
+
+class Mannered(gevent.Greenlet):
+    """gevent calls switch_out() of whoever leaves for the hub."""
+
+    left = 0
+
+    def switch_out(self) -> None:
+        self.left += 1
+
+
+def test_who_is_not_a_plain_greenlet_is_run_by_the_hub(bench: Bench) -> None:
+    with deadline():
+        served = Served(bench, 9)
+        hub = gevent.get_hub()
+        ran_in: list[Any] = []
+
+        class Waiter:
+            def switch(self) -> None:
+                ran_in.append(gevent.getcurrent())
+                served.reads.append((7, served.streams[7].recv(100)))
+
+        plain = [bench.spawn(served.read, number) for number in (0, 2, 3, 5, 8)]
+        mannered = [Mannered.spawn(served.read, number) for number in (1, 4)]
+        raw = gevent.spawn_raw(served.read, 6)
+        served.streams[7].wake_when_readable(Waiter())
+        gevent.idle()
+        assert [greenlet.left for greenlet in mannered] == [1, 1]
+        with switches() as seen:
+            served.send(b"data")
+            bench.eventually(lambda: len(served.reads) == 9, "all have read")
+        assert served.reads == [(number, b"data") for number in range(9)]
+        assert ran_in == [hub]
+        assert [greenlet.left for greenlet in mannered] == [2, 2]
+        for other in (*mannered, raw):
+            assert {target for origin, target in seen if origin is other} == {hub}
+            assert {origin for origin, target in seen if target is other} == {hub}
+        assert (plain[1], plain[2]) in seen
+        served.link.end(None)
+        bench.eventually(lambda: raw.dead and all(greenlet.dead for greenlet in mannered), "those who wait have ended")
+
+
+@pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
+def test_an_interrupt_in_one_who_waits_again_loses_none_of_the_others(bench: Bench, hub_errors: list[Any]) -> None:
+    """It strikes while the greenlet sends what has come together so far, before it switches to the next one."""
+    with deadline(), pytest.MonkeyPatch.context() as patch:
+        served = Served(bench, 20)
+        readers = [bench.spawn(served.read, number) for number in range(20)]
+        gevent.idle()
+
+        def interrupt(_link: Link) -> None:
+            if gevent.getcurrent() is readers[8]:
+                patch.undo()
+                raise KeyboardInterrupt
+
+        patch.setattr(Link, "flush_early", interrupt)
+        patch.setattr("astranet_gevent.transport.link.monotonic", lambda: math.inf)
+        served.send(b"data")
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        assert [(context, kind) for context, kind, _ in hub_errors] == [(readers[8], KeyboardInterrupt)]
+        hub_errors.clear()
+        assert len(served.reads) == 9
+        bench.eventually(lambda: len(served.reads) == 20, "all have read")
+        assert served.reads == [(number, b"data") for number in range(20)]
+        assert [number for number, reader in enumerate(readers) if reader.dead] == [8]
+        served.reads.clear()
+        served.send(b"more")
+        bench.eventually(lambda: len(served.reads) == 19, "the others read on")
+        assert not served.link.woken
+
+
+DEEDS = ("read", "write", "end", "fail", "sleep", "time out", "kill next", "kill previous", "close next", "close previous")
+
+
+class Crowd(Served):
+    """Readers that do something of their own once they have read, and then read on."""
+
+    def __init__(self, bench: Bench, deeds: list[str]) -> None:
+        super().__init__(bench, len(deeds))
+        self.deeds = deeds
+        self.readers = [bench.spawn(self._work, number) for number in range(len(deeds))]
+        gevent.idle()
+
+    def neighbour(self, number: int) -> int:
+        return (number + (1 if self.deeds[number].endswith("next") else -1)) % len(self.deeds)
+
+    def _work(self, number: int) -> None:
+        stream = self.streams[number]
+        self.reads.append((number, stream.recv(100)))
+        deed = self.deeds[number].split()[0]
+        if deed == "end":
+            return
+        if deed == "fail":
+            raise ValueError("the reader fails")
+        if deed == "sleep":
+            gevent.sleep(0)
+        elif deed == "time":
+            stream.settimeout(0.001)
+            with pytest.raises(StreamTimeout):
+                stream.recv(100)
+            stream.settimeout(None)
+        elif deed == "kill":
+            self.readers[self.neighbour(number)].kill(block=False)
+        elif deed == "close":
+            self.streams[self.neighbour(number)].close()
+        elif deed == "write":
+            stream.sendall(b"answer")
+        self.read(number)
+
+    def expected(self) -> tuple[list[int], list[int]]:
+        """Who reads what comes first, in this order, and who is left afterwards."""
+        closed: set[int] = set()
+        gone: set[int] = set()
+        reads = []
+        for number, deed in enumerate(self.deeds):
+            if number in closed:
+                continue
+            reads.append(number)
+            if deed in ("end", "fail"):
+                gone.add(number)
+            elif deed.startswith("kill"):
+                # By the hub, when all have been run.
+                gone.add(self.neighbour(number))
+            elif deed.startswith("close"):
+                closed.add(self.neighbour(number))
+        return reads, [number for number in range(len(self.deeds)) if number not in closed | gone]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_those_who_got_data_do_all_of_them_are_run_in_order(bench: Bench, hub_errors: list[Any], seed: int) -> None:
+    rng = random.Random(seed)
+    with deadline():
+        crowd = Crowd(bench, [rng.choice(DEEDS) for _ in range(30)])
+        first, left = crowd.expected()
+        crowd.send(b"first")
+
+        def is_settled() -> bool:
+            return [number for number, reader in enumerate(crowd.readers) if not reader.dead] == left and all(
+                crowd.streams[number].recv_waiter is crowd.readers[number] and crowd.streams[number].timeout is None for number in left
+            )
+
+        bench.eventually(is_settled, "those who are left wait again")
+        assert crowd.reads == [(number, b"first") for number in first]
+        assert not crowd.link.woken
+        crowd.reads.clear()
+        crowd.send(b"second")
+        bench.eventually(lambda: len(crowd.reads) >= len(left), "those who are left have read")
+        assert crowd.reads == [(number, b"second") for number in left]
+        kinds = [kind for _, kind, _ in hub_errors]
+        hub_errors.clear()
+        assert kinds.count(ValueError) == sum(crowd.deeds[number] == "fail" for number in first)
+        assert set(kinds) <= {ValueError, StreamClosedError}
 
 
 class Answerer:
