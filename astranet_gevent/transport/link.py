@@ -452,7 +452,7 @@ class Link(Outlet):
             return
         self._readable = {}
         writable, self._writable = self._writable, {}
-        self.start_answers(len(readable))
+        self.start_answers()
         try:
             # Those whom switch_away() runs are taken from here too.
             self.woken = woken = list(reversed(readable))
@@ -468,7 +468,6 @@ class Link(Outlet):
                         self.hub.handle_error(waiter, *sys.exc_info())
                     if monotonic() > self._flush_due:
                         self.flush_early()
-            self.answers_at_once = False
             for stream in writable:
                 waiter = stream.send_waiter
                 if waiter is not None:
@@ -509,7 +508,7 @@ class Link(Outlet):
         del self._readable[stream]
         if waiter is None:
             return
-        self.answers_at_once = self._answers_whole
+        self.answer_at_once = self._answers_whole
         stream.recv_waiter = None
         try:
             waiter.switch()
@@ -541,7 +540,7 @@ class Link(Outlet):
 
     def _interrupted(self) -> None:
         """Ctrl-C struck in the hub, and the program may go on: have the others woken and what is queued sent by callbacks."""
-        self.answers_at_once = False
+        self.answer_at_once = False
         if self._readable or self._writable:
             # Also those of a link that has ended: they are to hear of it.
             self._schedule_run()

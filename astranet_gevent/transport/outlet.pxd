@@ -16,7 +16,7 @@ cdef class Outlet:
     cdef public SendQueue queue
     cdef public dict blocked
     cdef public bint flush_scheduled
-    cdef public bint answers_at_once
+    cdef public bint answer_at_once
     cdef bint _answers_whole
     cdef public list woken
     cdef public object _conn
@@ -37,7 +37,7 @@ cdef class Outlet:
     cdef switch_away(self, current)
     cpdef send_control(self, frame)
     cpdef schedule_flush(self)
-    cpdef start_answers(self, Py_ssize_t count)
+    cpdef start_answers(self)
     cpdef send_answer(self)
     cdef _note_parts(self)
     cpdef flush_early(self)

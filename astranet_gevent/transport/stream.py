@@ -403,7 +403,7 @@ class Stream(StreamCore):
         else:
             queue.push_small_parts(head, data)
         self.send_left = left - size
-        if link.answers_at_once:
+        if link.answer_at_once:
             link.send_answer()
         elif not link.flush_scheduled:
             link.schedule_flush()

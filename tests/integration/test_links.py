@@ -439,8 +439,14 @@ def test_much_that_was_written_before_close_arrives(bench: Bench) -> None:
     assert cable.links[1].wait(DEADLINE)
 
 
-def test_the_first_answer_goes_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer can work on it while the others who got data are still being run; what they write goes together."""
+def _compute(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_answers_go_while_others_are_still_being_run(bench: Bench) -> None:
+    """The peer can work on them meanwhile; the parts of one answer go together."""
     mesh = bench.node()
     listener = mesh.bind("svc:5000")
     peer, _ = bench.raw(mesh)
@@ -451,25 +457,20 @@ def test_the_first_answer_goes_at_once(bench: Bench, monkeypatch: pytest.MonkeyP
         # Both ends are in this process: what has been sent is there to be read.
         seen.append([frame.payload for frame in peer.pending()])
         stream.sendall(data.upper())
+        # Longer than answers are kept back.
+        _compute(5e-3)
+        stream.sendall(data)
 
     theirs = [peer.dial(5000, 6000 + number) for number in range(4)]
     streams = [listener.accept()[0] for _ in theirs]
     tasks = [bench.spawn(answer, stream) for stream in streams]
     gevent.idle()
     peer.pending()
-    monkeypatch.setattr("astranet_gevent.transport.outlet._EARLY_FLUSH", 60.0)
     peer.send(*(stream.frame(DATA, b"abcd"[number : number + 1]) for number, stream in enumerate(theirs)))
     for task in tasks:
         task.get(timeout=DEADLINE)
-    assert seen[:2] == [[], [b"A"]]
-    assert not any(seen[2:])
-    assert [peer.wait_for(DATA).payload for _ in "bcd"] == [b"B", b"C", b"D"]
-
-
-def _compute(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        pass
+    assert seen == [[], [b"A", b"a"], [b"B", b"b"], [b"C", b"c"]]
+    assert [peer.wait_for(DATA).payload for _ in "Dd"] == [b"D", b"d"]
 
 
 def test_close_after_much_computing(bench: Bench) -> None:
