@@ -450,9 +450,10 @@ class Link(Outlet):
         if len(readable) == 1 and not self._writable:
             self._run_lone()
             return
+        self.start_answers()
+        # From here to the "try" nothing is called: Ctrl-C cannot strike while those who got data are noted nowhere.
         self._readable = {}
         writable, self._writable = self._writable, {}
-        self.start_answers()
         try:
             # Those whom switch_away() runs are taken from here too.
             self.woken = woken = list(reversed(readable))
@@ -477,6 +478,7 @@ class Link(Outlet):
                         self.flush_early()
         except BaseException:
             # Who has been run already and waits again is woken for nothing.
+            self.woken = []
             self._readable.update(readable)
             self._writable.update(writable)
             raise

@@ -254,6 +254,29 @@ def test_an_interrupt_in_one_who_waits_again_loses_none_of_the_others(bench: Ben
         assert not served.link.woken
 
 
+@pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
+def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_errors: list[Any]) -> None:
+    with deadline(), pytest.MonkeyPatch.context() as patch:
+        served = Served(bench, 20)
+        for number in range(20):
+            bench.spawn(served.read, number)
+        gevent.idle()
+
+        def interrupt(_link: Link) -> None:
+            patch.undo()
+            raise KeyboardInterrupt
+
+        patch.setattr(Link, "start_answers", interrupt)
+        served.send(b"data")
+        with pytest.raises(KeyboardInterrupt):
+            gevent.sleep(DEADLINE)
+        assert [kind for _, kind, _ in hub_errors] == [KeyboardInterrupt]
+        hub_errors.clear()
+        assert not served.reads
+        bench.eventually(lambda: len(served.reads) == 20, "all have read")
+        assert served.reads == [(number, b"data") for number in range(20)]
+
+
 DEEDS = ("read", "write", "end", "fail", "sleep", "time out", "kill next", "kill previous", "close next", "close previous")
 
 
