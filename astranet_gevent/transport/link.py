@@ -1,8 +1,8 @@
 """Link: one connection to a peer node; a reader, which for sockets is a callback in the hub, a writer greenlet, a table of streams.
 
 Rules for editing: the reader never waits for anything but its Conn, and nothing that it calls may switch greenlets: whoever got data is
-noted and woken afterwards from the hub, all together. The sending half is in ``outlet.py``. ``end()`` may be called from anywhere, twice,
-and with any greenlet waiting.
+noted and run afterwards, all together, the first of them from the hub. The sending half is in ``outlet.py``. ``end()`` may be called from
+anywhere, twice, and with any greenlet waiting.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MAX_CANCELLED: Final = 1024
 # Seconds for which what the peer sent before it was lost may still be read.
 _LAST_WORDS: Final = 2.0
 
-# Seconds after which a host that seems dead is looked at again: far more than an answer takes.
+# Seconds after which a host that seems dead is looked at again, far more than an answer takes; also after a look that was interrupted.
 _SECOND_LOOK: Final = 1.0
 
 # Seconds of a round trip up to which all streams of a link share a budget beyond their initial windows: it fills such a path, and what is
@@ -271,9 +271,13 @@ class Link(Outlet):
             self.flush_scheduled = was_scheduled
             self._reading_ended(broken_off(caught, "the link handled what it had read"))
             raise
-        if error is not None:
-            self._reading_ended(error)
-        self._run_receivers(was_scheduled)
+        try:
+            if error is not None:
+                self._reading_ended(error)
+            self._run_receivers(was_scheduled)
+        except BaseException:
+            self._resume()
+            raise
 
     def _reading_ended(self, error: Exception | None) -> None:
         if isinstance(self._conn, SocketConn):
@@ -438,7 +442,7 @@ class Link(Outlet):
         try:
             self._run_noted()
         except BaseException:
-            self._interrupted()
+            self._resume()
             raise
         self.flush_scheduled = was_scheduled
         if not was_scheduled and self.wants_flush():
@@ -450,7 +454,7 @@ class Link(Outlet):
         if len(readable) == 1 and not self._writable:
             self._run_lone()
             return
-        self.start_answers()
+        self.start_early_flushes()
         # From here to the "try" nothing is called: Ctrl-C cannot strike while those who got data are noted nowhere.
         self._readable = {}
         writable, self._writable = self._writable, {}
@@ -487,7 +491,7 @@ class Link(Outlet):
         """Leave ``current``, which has to wait, for the next one who is to be run; what ``current`` is woken with.
 
         One switch for each of them, instead of one to the hub and one from there. Only from and to greenlets of gevent's own class: others
-        may have a ``switch`` or a ``switch_out`` of their own, or no right to be run outside the hub.
+        may have a ``switch`` or a ``switch_out`` of their own (one that is set on an object is not looked for), or be no greenlets.
         """
         woken = self.woken
         if woken and type(current) is Greenlet:
@@ -520,28 +524,24 @@ class Link(Outlet):
 
     def _run_receivers(self, was_scheduled: bool) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
-        try:
-            if self.accepted:
-                self.accepted = False
-                if self._readable:
-                    # Whoever dialled has work as soon as it hears of it.
-                    self.flush_early()
-            self._run_noted()
-            self.flush_scheduled = was_scheduled
-            queue = self.queue
-            if queue.turns or self.blocked or self._continuing or self.core.state is not READY:
-                if not self._writing and self.wants_flush():
-                    self._flush()
-            elif not self._writing and (queue.small or queue.control):
-                # What _flush() would do here: whoever answers a single message waits for as few calls as may be.
-                self._flush_once()
-            self._note_received()
-        except BaseException:
-            self._interrupted()
-            raise
+        if self.accepted:
+            self.accepted = False
+            if self._readable:
+                # Whoever dialled has work as soon as it hears of it.
+                self.flush_early()
+        self._run_noted()
+        self.flush_scheduled = was_scheduled
+        queue = self.queue
+        if queue.turns or self.blocked or self._continuing or self.core.state is not READY:
+            if not self._writing and self.wants_flush():
+                self._flush()
+        elif not self._writing and (queue.small or queue.control):
+            # What _flush() would do here: whoever answers a single message waits for as few calls as may be.
+            self._flush_once()
+        self._note_received()
 
-    def _interrupted(self) -> None:
-        """Ctrl-C struck in the hub, and the program may go on: have the others woken and what is queued sent by callbacks."""
+    def _resume(self) -> None:
+        """Have those who are noted woken, and what is queued sent, by callbacks: Ctrl-C struck in the hub, and the program may go on."""
         self.answer_at_once = False
         if self._readable or self._writable:
             # Also those of a link that has ended: they are to hear of it.
@@ -578,7 +578,23 @@ class Link(Outlet):
         self.send_control(PING)
 
     def _on_timer(self) -> None:
+        try:
+            self._look()
+        except BaseException:
+            # An interrupt: the next look must come all the same.
+            if self.core.state is not CLOSED:
+                self._look_again()
+            raise
+
+    def _look_again(self) -> None:
+        self._timer.close()
+        self._timer = self.hub.loop.timer(_SECOND_LOOK)
+        self._timer.start(self._on_timer)
+
+    def _look(self) -> None:
         self._buffer.trim()
+        # What an interrupt has ended where nothing catches it, as at the very entry of a callback.
+        self._resume()
         if isinstance(self._conn, SocketConn):
             self._conn.read_on()
         try:
@@ -589,9 +605,7 @@ class Link(Outlet):
             if silent > limit and not self._suspected:
                 # Something sent just now on an idle link looks the same: only what is still so a little later counts.
                 self._suspected = True
-                self._timer.close()
-                self._timer = self.hub.loop.timer(_SECOND_LOOK)
-                self._timer.start(self._on_timer)
+                self._look_again()
                 return
             self._suspected = silent > limit
             if self._suspected:

@@ -37,7 +37,7 @@ cdef class Outlet:
     cdef switch_away(self, current)
     cpdef send_control(self, frame)
     cpdef schedule_flush(self)
-    cpdef start_answers(self)
+    cpdef start_early_flushes(self)
     cpdef send_answer(self)
     cdef _note_parts(self)
     cpdef flush_early(self)

@@ -1,8 +1,9 @@
 """Stream: one byte stream over a link, shaped like ``gevent.socket.socket``.
 
-Rules for editing: whoever waits is a greenlet in a slot (``recv_waiter``, ``send_waiter``), woken from the hub by switching to it; it may
-be woken for nothing, so every wait is a loop over the condition. ``gevent.Timeout`` and ``kill()`` strike only inside ``_wait``: before
-and after it the state must be right. A frame is queued whole, and the window is charged in the same step.
+Rules for editing: whoever waits is a greenlet in a slot (``recv_waiter``, ``send_waiter``), woken by switching to it, from the hub or
+from the one who was woken before it; it may be woken for nothing, so every wait is a loop over the condition. ``gevent.Timeout`` and
+``kill()`` strike only inside ``_wait``: before and after it the state must be right. A frame is queued whole, and the window is charged in
+the same step.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ class Stream(StreamCore):
                 self.recv_waiter = None
                 raise AstraNetError(f"{self!r}: a callback that runs in the hub must not wait")
             try:
-                if link.woken:
+                if link.woken:  # a call less for who is woken alone
                     link.switch_away(current)
                 else:
                     hub.switch()
@@ -562,6 +563,7 @@ class Stream(StreamCore):
     def wake_when_readable(self, waiter: Any) -> None:
         """Have ``waiter.switch()`` called once, in the hub, when ``recv`` has something to return or to raise.
 
+        A greenlet of gevent's class is switched to as one that waits in ``recv``.
         For sockets that bring waits of their own: ``waiter`` takes the place of a greenlet. Raises ConcurrentUseError when it is taken.
         """
         link = self._path.link

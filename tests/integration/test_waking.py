@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from time import monotonic
@@ -18,6 +19,7 @@ from wire.peer import DATA
 from astranet_gevent import AstraNet, Link, LinkLostError, Stream, StreamClosedError, StreamTimeout
 from astranet_gevent.builds import describe_build
 from astranet_gevent.protocol.frame import Command
+from astranet_gevent.protocol.link import LinkCore
 from astranet_gevent.transport.conn import Buffer, SocketConn
 from astranet_gevent.transport.send_queue import TurnSource
 
@@ -255,18 +257,19 @@ def test_an_interrupt_in_one_who_waits_again_loses_none_of_the_others(bench: Ben
 
 
 @pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
-def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_errors: list[Any]) -> None:
+@pytest.mark.parametrize("strikes_in", ["_run_receivers", "start_early_flushes"])
+def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_errors: list[Any], strikes_in: str) -> None:
     with deadline(), pytest.MonkeyPatch.context() as patch:
         served = Served(bench, 20)
         for number in range(20):
             bench.spawn(served.read, number)
         gevent.idle()
 
-        def interrupt(_link: Link) -> None:
+        def interrupt(*_: Any) -> None:
             patch.undo()
             raise KeyboardInterrupt
 
-        patch.setattr(Link, "start_answers", interrupt)
+        patch.setattr(Link, strikes_in, interrupt)
         served.send(b"data")
         with pytest.raises(KeyboardInterrupt):
             gevent.sleep(DEADLINE)
@@ -275,6 +278,39 @@ def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_err
         assert not served.reads
         bench.eventually(lambda: len(served.reads) == 20, "all have read")
         assert served.reads == [(number, b"data") for number in range(20)]
+
+
+@pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
+def test_those_whom_an_interrupt_keeps_from_being_run_are_run_with_the_next_look(bench: Bench, hub_errors: list[Any]) -> None:
+    """It strikes where nothing catches it, at the entry of a callback; looks are interrupted themselves, too."""
+    with deadline(), pytest.MonkeyPatch.context() as patch:
+        near, far, _, _ = connect_by(SocketConn, bench.node(), bench.node(keepalive_interval=0.1))
+        reading = bench.spawn(far.recv, 100)
+        gevent.idle()
+
+        def interrupt(*_: Any) -> None:
+            patch.undo()
+            patch.setattr(LinkCore, "handle_timer", interrupt_look)
+            raise KeyboardInterrupt
+
+        def interrupt_look(*_: Any) -> None:
+            patch.undo()
+            raise KeyboardInterrupt
+
+        patch.setattr(Link, "_run_woken", interrupt)
+        far.shutdown(socket.SHUT_RD)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                gevent.sleep(DEADLINE)
+        assert [kind for _, kind, _ in hub_errors] == [KeyboardInterrupt] * 2
+        hub_errors.clear()
+        assert reading.get(timeout=DEADLINE) == b""
+        # They are what keeps a link alive.
+        looks: list[float] = []
+        handle_timer = LinkCore.handle_timer
+        patch.setattr(LinkCore, "handle_timer", lambda core, now: looks.append(now) or handle_timer(core, now))
+        bench.eventually(lambda: len(looks) > 2, "the looks go on")
+        near.close()
 
 
 DEEDS = ("read", "write", "end", "fail", "sleep", "time out", "kill next", "kill previous", "close next", "close previous")
