@@ -15,7 +15,7 @@ __all__ = ["INITIAL_WINDOW", "LARGE_WINDOW", "WindowBudget", "next_window"]
 # Fixed by the original's wire: it assumes this much without asking.
 INITIAL_WINDOW: Final = 65536
 
-# Beyond this a window grows only for those who have read half of it within a round trip: whoever reads more slowly would be sent no more,
+# Beyond this a window grows only for those who read half of it within a round trip: whoever reads more slowly would be sent no more,
 # and have more waiting. Over 10 ms one stream has three quarters of TCP's rate with 4 MiB, all of it with 8.
 LARGE_WINDOW: Final = 4 * 1024 * 1024
 

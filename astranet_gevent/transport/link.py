@@ -60,6 +60,9 @@ _SHORT_PATH_BUDGET: Final = 2 * 1024 * 1024
 # To this much they grow in any case: with 64 KiB each, 100 streams in bulk stop and go for every frame, at 0.6 of the rate.
 _SHORT_PATH_WINDOW: Final = 512 * 1024
 
+# Halves of a large window in a row that are to be read within a round trip before it grows: each asks for the round trip anew.
+_QUICK_READS: Final = 4
+
 # Bytes from which on what is read at a time is bulk: its rate counts more than its delay, and polled for it comes in smaller pieces.
 _BULK_READ: Final = 16384
 
@@ -136,8 +139,8 @@ class Link(Outlet):
         self._buffer = FrameBuffer(owner.config.frame_size, self.relayed)
         self._cancelled: OrderedDict[bytes, Path] = OrderedDict()
         self._budget = WindowBudget()
-        # Streams with large windows: since when how much has been read, and whether the half before that was read within a round trip.
-        self._large: dict[Stream, tuple[float, int, bool]] = {}
+        # Streams with large windows: since when how much has been read, and how many halves before that were read within a round trip each.
+        self._large: dict[Stream, tuple[float, int, int]] = {}
         # Seconds that the fastest PING took to be answered, not a number until one has been.
         self.round_trip = nan
         # When the PING was sent that is timed, 0.0 for none; and how many have not been answered.
@@ -499,8 +502,8 @@ class Link(Outlet):
                 self.flush_early()
             stream = woken[-1]
             waiter = stream.recv_waiter
-            # From here to the switch nothing is called: Ctrl-C cannot strike while the next one is in no slot and not run.
             if type(waiter) is Greenlet:
+                # From here to the switch nothing is called: Ctrl-C cannot strike while the next one is in no slot and not run.
                 del woken[-1]
                 stream.recv_waiter = None
                 return _switch(waiter)
@@ -705,16 +708,19 @@ class Link(Outlet):
     def note_credit(self, stream: Stream, credit: int) -> None:
         """Time how long the reader of a large window takes for half of it: after TCP's dynamic right-sizing (Fisk, Feng; 2001)."""
         now = monotonic()
-        since, count, reads_quickly = self._large.get(stream, (now, 0, False))
+        since, count, quick_reads = self._large.get(stream, (now, 0, 0))
         count += credit
         if count * 2 >= stream.receive_window:
             # Not a number before the first PING has been answered. Behind a relay it is longer than we know.
-            reads_quickly = now - since <= self.round_trip
+            quick_reads = quick_reads + 1 if now - since <= self.round_trip else 0
             since, count = now, 0
-        self._large[stream] = since, count, reads_quickly
+            if quick_reads and not self._pings:
+                # Perhaps somebody was busy while the last one was answered.
+                self.send_ping()
+        self._large[stream] = since, count, quick_reads
 
     def _reads_quickly(self, stream: Stream) -> bool:
-        return stream in self._large and self._large[stream][2]
+        return stream in self._large and self._large[stream][2] >= _QUICK_READS
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from gevent import socket
 from gevent.fileobject import FileObject
 from wire.peer import DATA, DIAL, GOODBYE, SYN, SYN_ACK, WND_SIZE, Frame, RawPeer, RawStream
 
-from astranet_gevent import AstraNet, Config, Link, Stream
+from astranet_gevent import AstraNet, Config, Link, Role, Stream
 from astranet_gevent.errors import (
     ConfigError,
     LinkLostError,
@@ -810,6 +810,25 @@ def test_the_window_of_who_reads_quickly_grows_beyond_4_mib(bench: Bench) -> Non
 def test_the_window_of_who_reads_slowly_does_not(bench: Bench, hold: Callable[[float], bool]) -> None:
     """Half of a window takes it more than a round trip, and the sender never has to wait for anything else."""
     assert window_after(bench, [MIB // 2] * 24, lambda: hold(0.12)) == 4 * MIB
+
+
+def test_a_round_trip_that_was_long_for_once_is_measured_again(bench: Bench) -> None:
+    """Behind a relay nothing else asks for it: with the first answer late, whoever reads at all would seem to read quickly."""
+    server, router, client = bench.node(), bench.node(role=Role.ROUTER), bench.node()
+    bench.connect(server, router)
+    bench.connect(client, router)
+    listener = server.bind("sink")
+    stream = client.dial("sink", DEADLINE)
+    sink, _ = listener.accept()
+    (link,) = server.links()
+    bench.eventually(lambda: link.round_trip > 0, "the first PING has been answered")
+    link.round_trip = 10.0
+    sender = bench.spawn(stream.sendall, bytes(64 * MIB))
+    receive_exactly(sink, 64 * MIB)
+    sender.get(timeout=DEADLINE)
+    assert sink.receive_window == 4 * MIB
+    assert link.round_trip < 1
+    sink.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
