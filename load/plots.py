@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ COLOURS = ("tab:orange", "tab:blue")
 STYLES = ("-", "--", ":")
 INCHES = (6.4, 4.6)  # of a panel
 DOTS_PER_INCH = 90
+LINE = 80  # characters above a panel
 
 #: Number of streams; median, least and greatest of the rounds.
 Point = tuple[int, float, float, float]
@@ -62,7 +64,8 @@ def draw(content: Mapping[str, Any], folder: Path) -> list[Path]:
         figure = Figure((INCHES[0] * len(panels), INCHES[1]), layout="constrained")
         for axes, (label, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
             draw_panel(axes, label, {of: series(content, of) for of in curves})
-        figure.suptitle(f"{title}\n{subtitle(content)}", fontsize=9)
+        lines = f"{title}\n{subtitle(content)}".splitlines()
+        figure.suptitle("\n".join(textwrap.fill(line, LINE * len(panels)) for line in lines), fontsize=9)
         figure.savefig(folder / name, dpi=DOTS_PER_INCH, metadata={"Software": None})
         written.append(folder / name)
     return written
