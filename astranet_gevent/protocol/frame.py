@@ -72,8 +72,9 @@ HEADER_SIZE: Final = 29
 # Largest payload that the original reads; a larger one makes it close the link.
 MAX_PAYLOAD: Final = 65536
 
-# Small enough that a slab's worth of frames is parsed in about a millisecond, large enough for four full frames.
-SLAB_SIZE: Final = 4 * (MAX_PAYLOAD + HEADER_SIZE)
+# Large enough for eight full frames: with four, one stream in bulk through a relay is a fifth slower. And for some small ones in between:
+# what is left of a frame that did not fit is copied to the next slab, and is then a few hundred bytes instead of up to 64 KiB.
+SLAB_SIZE: Final = 8 * (MAX_PAYLOAD + HEADER_SIZE) + 512
 
 # Payloads of DATA frames from this size on are lent: views of the slab instead of copies of it. A copy of 4 KiB costs what a view does.
 _LENT_PAYLOAD: Final = 4096
@@ -83,7 +84,7 @@ _SMALL_RUN: Final = 8192
 
 # Slabs of one link whose payloads are held at the same time. Beyond that payloads are copied: one byte of a reader that does not read would
 # hold a slab.
-_MAX_SLABS: Final = 8
+_MAX_SLABS: Final = 4
 
 _count_references = getattr(sys, "getrefcount", None)
 
@@ -280,11 +281,16 @@ class FrameBuffer:
         return bytearray(SLAB_SIZE) if len(lent) < _MAX_SLABS and _UNUSED >= 0 else None
 
     def trim(self) -> None:
-        """Free the slabs that came back. To be called now and then: a link that was busy once needs them no more."""
+        """Free what is not in use. To be called now and then: a link that was busy once needs it no more."""
         lent = self._lent
         for index in range(len(lent) - 1, -1, -1):
             if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
                 del lent[index]
+        if not self._end and not self._is_lent:
+            # The memory of a new one is not taken before it is written to.
+            self._spare = None
+            self._slab = bytearray(SLAB_SIZE)
+            self._view = memoryview(self._slab)
 
     def _compact(self, position: int) -> None:
         left = self._end - position

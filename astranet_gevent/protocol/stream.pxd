@@ -27,6 +27,7 @@ cdef class StreamCore:
     cpdef take(self, limit)
     cdef _take_more(self, limit)
     cpdef take_into(self, target)
+    cdef _take_part_into(self, target, long long filled)
     cdef _pop_payload(self, limit)
     cpdef discard(self)
     cpdef bint receive_credit(self, long long count)

@@ -213,26 +213,39 @@ class StreamCore:
         """Fill ``target`` from the buffer, each byte copied once; the number of bytes, removed from the buffer."""
         size = len(target)
         held = self.received
+        if type(held) is not deque:
+            count = self.buffered
+            if not 0 < count <= size:
+                return self._take_part_into(target, 0)
+            # All of the only payload.
+            target[:count] = held  # type: ignore[assignment]
+            self.received = None
+            self.buffered = 0
+            return count
         filled = 0
-        if type(held) is deque:
-            # Whole payloads, as long as they fit.
-            while held:
-                payload = held[0]
-                stop = filled + len(payload)
-                if stop > size:
-                    break
-                target[filled:stop] = payload
-                filled = stop
-                del held[0]
-            self.buffered -= filled
-            if not held:
-                self.received = None
-        if filled < size and self.buffered:
-            payload = self._pop_payload(size - filled)
+        # Whole payloads, as long as they fit.
+        while held:
+            payload = held[0]
             stop = filled + len(payload)
+            if stop > size:
+                break
             target[filled:stop] = payload
             filled = stop
-        return filled
+            del held[0]
+        self.buffered -= filled
+        if not held:
+            self.received = None
+        return self._take_part_into(target, filled)
+
+    def _take_part_into(self, target: memoryview, filled: int) -> int:
+        """Fill the rest of ``target`` with the beginning of the next payload, if there is one; how much is filled then."""
+        room = len(target) - filled
+        if not room or not self.buffered:
+            return filled
+        payload = self._pop_payload(room)
+        stop = filled + len(payload)
+        target[filled:stop] = payload
+        return stop
 
     def peek(self, limit: int) -> bytes:
         """Up to ``limit`` buffered bytes, left where they are."""

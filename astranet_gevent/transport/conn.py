@@ -45,9 +45,12 @@ _TCP_INFO_SIZE: Final = 176
 _UNSENT_TIME: Final = 1e-3
 _MIN_UNSENT: Final = 64 * 1024
 _MAX_UNSENT: Final = 1024 * 1024
-# Within a host, there and in the receiver's system: pings beside ten streams in bulk take 0.6 ms instead of 1.3, and these are as fast.
+# Within a host, there and in the receiver's system, for small messages must not wait behind bulk: pings beside ten streams in bulk take
+# 0.6 ms instead of 1.3. And while bulk is alone, so that processes work at the same time: through a relay it is a fifth faster.
 _MAX_UNSENT_WITHIN_HOST: Final = 128 * 1024
 _RECEIVE_BUFFER_WITHIN_HOST: Final = 512 * 1024
+_MAX_UNSENT_OF_BULK: Final = 256 * 1024
+_RECEIVE_BUFFER_OF_BULK: Final = 2048 * 1024
 
 # Seconds between two looks at how fast the path is.
 _LOOK_INTERVAL: Final = 0.1
@@ -113,12 +116,14 @@ class SocketConn:
         self._is_tcp = family in (socket.AF_INET, socket.AF_INET6)
         self._raw = _socket.socket(family, kind, proto, sock.detach())
         self._raw.setblocking(False)
-        self._max_unsent = _MAX_UNSENT
+        self._is_within_host = self._is_tcp and _is_within_host(self._raw)
+        # Whether the bulk that is sent has the link for itself; whether the system holds as much as suits bulk that has.
+        self.bulk_is_alone = False
+        self._holds_bulk = False
         if self._is_tcp:
             _set_tcp_options(self._raw, config)
-            if _is_within_host(self._raw):
-                _set_host_options(self._raw)
-                self._max_unsent = _MAX_UNSENT_WITHIN_HOST
+        if self._is_within_host:
+            _set_host_options(self._raw)
         self._hub = hub
         self._read_watcher: Any = hub.loop.io(self._raw.fileno(), 1)
         self._write_watcher: Any = hub.loop.io(self._raw.fileno(), 2)
@@ -230,10 +235,21 @@ class SocketConn:
         sent, self._acked = acked - self._acked, acked
         microseconds, self._busy_time = busy - self._busy_time, busy
         if sent and microseconds:
-            unsent = max(_MIN_UNSENT, min(int(sent / microseconds * 1e6 * _UNSENT_TIME), self._max_unsent))
+            unsent = max(_MIN_UNSENT, min(int(sent / microseconds * 1e6 * _UNSENT_TIME), self._max_unsent()))
             self.batch_bytes = min(unsent, BATCH_BYTES)
             with contextlib.suppress(OSError):
                 self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
+
+    def _max_unsent(self) -> int:
+        if not self._is_within_host:
+            return _MAX_UNSENT
+        return _MAX_UNSENT_OF_BULK if self.bulk_is_alone else _MAX_UNSENT_WITHIN_HOST
+
+    def receive_bulk(self, is_alone: bool) -> None:
+        """Bulk is read: have the system hold more of it while it has the link for itself."""
+        if is_alone is not self._holds_bulk and self._is_within_host:
+            self._holds_bulk = is_alone
+            _set_receive_buffer(self._raw, _RECEIVE_BUFFER_OF_BULK if is_alone else _RECEIVE_BUFFER_WITHIN_HOST)
 
     def _tcp_info(self, size: int) -> bytes:
         """Linux's struct tcp_info, up to ``size`` bytes of it; empty elsewhere."""
@@ -442,8 +458,12 @@ def _set_host_options(raw: _socket.socket) -> None:
     reno, which every Linux has, in place of the system's congestion control: that may be BBR, whose timers take a fourth of the rate there.
     A receive buffer of a given size, for Linux lets others grow to megabytes; TCP_WINDOW_CLAMP does not hold it back.
     """
-    with contextlib.suppress(OSError):
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_WITHIN_HOST)
+    _set_receive_buffer(raw, _RECEIVE_BUFFER_WITHIN_HOST)
     if hasattr(socket, "TCP_CONGESTION"):
         with contextlib.suppress(OSError):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
+def _set_receive_buffer(raw: _socket.socket, size: int) -> None:
+    with contextlib.suppress(OSError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

@@ -44,6 +44,9 @@ cdef class Link(Outlet):
     cdef object _timer
     cpdef _on_read(self, Py_ssize_t count)
 
+    @cython.locals(now=double)
+    cdef _note_bulk(self, list frames)
+
     @cython.locals(stream=Stream, streams=dict, readable=dict, handlers=dict, frame=tuple, size=Py_ssize_t)
     cdef _receive(self, list frames)
 

@@ -66,6 +66,9 @@ _QUICK_READS: Final = 4
 # Bytes from which on what is read at a time is bulk: its rate counts more than its delay, and polled for it comes in smaller pieces.
 _BULK_READ: Final = 16384
 
+# Bytes below which a message is one that must not wait behind bulk.
+_SMALL_MESSAGE: Final = 4096
+
 # Window granted beyond the initial one by all links of this process.
 PROCESS_BUDGET: Final = WindowBudget()
 
@@ -264,7 +267,12 @@ class Link(Outlet):
             self._conn.unclaimed = False  # type: ignore[union-attr]
             self._bulk_read = count >= _BULK_READ
             self._busy_poll.received(monotonic())
-            self._receive(self._buffer.decode(count))
+            frames = self._buffer.decode(count)
+            if self._bulk_read:
+                self._note_bulk(frames)
+            self._receive(frames)
+            # They hold views of what was read.
+            del frames
             error = self._buffer.error
         except (OSError, AstraNetError) as caught:
             error = caught
@@ -281,6 +289,15 @@ class Link(Outlet):
         except BaseException:
             self._resume()
             raise
+
+    def _note_bulk(self, frames: list[Frame]) -> None:
+        """Tell from a large read whether small messages travel beside the bulk: the system is to hold less of it then."""
+        now = monotonic()
+        for command, _, payload in frames:
+            if command == RUN or (command == _DATA and len(payload) < _SMALL_MESSAGE):
+                self._small_seen = now
+                break
+        self._conn.receive_bulk(self._bulk_is_alone(now))  # type: ignore[union-attr]
 
     def _reading_ended(self, error: Exception | None) -> None:
         if isinstance(self._conn, SocketConn):

@@ -31,7 +31,8 @@ cdef class Outlet:
     cdef double _flush_due
     cdef double _early_wait
     cdef bint _continuing
-    cdef double _small_until
+    cdef double _small_seen
+    cdef bint _small_sent
     cdef object _writer
 
     cdef switch_away(self, current)
@@ -46,6 +47,7 @@ cdef class Outlet:
     cdef _stop_continuing(self)
     cdef _all_sent(self)
     cdef int _batches_now(self)
+    cdef bint _bulk_is_alone(self, double now)
     cdef bint _flush_once(self)
     cdef _sending_failed(self, error)
     cdef _wake_blocked(self)

@@ -7,6 +7,7 @@ left to the writer greenlet. Nothing here may wait but that greenlet.
 from __future__ import annotations
 
 import sys
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,9 @@ _BATCHES_PER_FLUSH: Final = 4
 # over loopback instead of 1.9, and these are as fast; 100 streams alone would lose a tenth of their rate.
 _BATCHES_BESIDE_SMALL: Final = 2
 _SMALL_TIME: Final = 0.1
+
+# Seconds without small messages after which bulk counts as alone on its link.
+_ALONE_AFTER: Final = 1.0
 
 
 class Outlet:
@@ -79,7 +83,9 @@ class Outlet:
         self._early_wait = _EARLY_FLUSH
         # Whether _flush() is called as often as the socket can be written: until all is sent, also while the writer waits for the same.
         self._continuing = False
-        self._small_until = 0.0
+        # When a small message was last seen beside bulk; whether one has been sent since somebody looked.
+        self._small_seen = -inf
+        self._small_sent = False
         self._writer: Any = None
 
     # -- what the other half decides -------------------------------------------------------------------------------------------
@@ -215,9 +221,16 @@ class Outlet:
     def _batches_now(self) -> int:
         """How many batches of large frames may go before the loop looks for what has come."""
         now = monotonic()
-        if self.queue.small:
-            self._small_until = now + _SMALL_TIME
-        return _BATCHES_BESIDE_SMALL if now < self._small_until else _BATCHES_PER_FLUSH
+        if self.queue.small or self._small_sent:
+            self._small_seen = now
+            self._small_sent = False
+        conn = self._conn
+        if isinstance(conn, SocketConn):
+            conn.bulk_is_alone = self._bulk_is_alone(now)
+        return _BATCHES_BESIDE_SMALL if now < self._small_seen + _SMALL_TIME else _BATCHES_PER_FLUSH
+
+    def _bulk_is_alone(self, now: float) -> bool:
+        return now > self._small_seen + _ALONE_AFTER
 
     def _flush_once(self) -> bool:
         """Hand one batch to the Conn; the writer greenlet gets what it does not take at once. Whether more can be sent now."""
@@ -225,6 +238,8 @@ class Outlet:
         if self.core.state is CLOSED or self._send_failed:
             queue.clear()
             return False
+        if queue.small:
+            self._small_sent = True
         try:
             leftover = self._conn.try_send(queue.take(self._conn.batch_bytes))
             if leftover:

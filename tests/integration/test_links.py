@@ -831,6 +831,45 @@ def test_a_round_trip_that_was_long_for_once_is_measured_again(bench: Bench) -> 
     sink.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_system_holds_more_while_bulk_is_alone(bench: Bench) -> None:
+    """And little again as soon as there are small messages, which must not wait behind it."""
+    server, client = bench.node(), bench.node()
+    client.join(server.listen(("127.0.0.1", 0)).address).wait_ready(DEADLINE)
+    ((reading,), (sending,)) = (node.links() for node in (server, client))
+    bench.echo(server)
+    listener = server.bind("sink")
+    bulk, talk = client.dial("sink", DEADLINE), client.dial("echo", DEADLINE)
+    sink, _ = listener.accept()
+    most = int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+    def holds(size: int, alone: bool) -> bool:
+        buffer = reading._conn._raw.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        unsent = sending._conn._max_unsent()
+        return bool(buffer == 2 * min(size * 1024, most) and unsent == (256 if alone else 128) * 1024)
+
+    def send_bulk() -> None:
+        while True:
+            bulk.sendall(bytes(MIB))
+
+    def drain() -> None:
+        while sink.recv(MIB):
+            pass
+
+    def chat() -> None:
+        while True:
+            echo_once(talk)
+            gevent.sleep(0.01)
+
+    greenlets = [bench.spawn(send_bulk), bench.spawn(drain)]
+    for _ in range(2):
+        bench.eventually(lambda: holds(2048, alone=True), "bulk that is alone has large buffers")
+        chatting = bench.spawn(chat)
+        bench.eventually(lambda: holds(512, alone=False), "beside small messages they are small")
+        chatting.kill()
+    gevent.killall(greenlets)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
 def test_less_waits_in_the_system_the_slower_the_path_is(bench: Bench, eventually: Eventually) -> None:
     link, peer, sender, stream = dialled_over_tcp(bench)

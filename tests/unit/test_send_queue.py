@@ -14,7 +14,7 @@ from astranet_gevent.transport.send_queue import SMALL_FRAME, SendQueue, TurnSou
 from .tools import STATEFUL
 
 LIMIT = 100_000
-TURN = 16 * 1024
+TURN = 128 * 1024
 BATCH = 256 * 1024
 FILLING = memoryview(bytes(70_000))
 SOURCES = 5
@@ -97,17 +97,17 @@ class Queue(RuleBasedStateMachine):
             self.taken[which] = self.waiting[which][-1][0].number
             self.waiting[which].clear()
 
-    @rule()
-    def take(self) -> None:
+    @rule(limit=st.sampled_from([BATCH, BATCH // 2, BATCH // 4]))
+    def take(self, limit: int = BATCH) -> None:
         told = [list(source.told) for source in self.sources]
-        batch = self.queue.take()
+        batch = self.queue.take(limit)
         heads = [part for part in batch if isinstance(part, Frame)]
         fillings = [part for part in batch if not isinstance(part, Frame)]
         assert all(isinstance(part, memoryview) and part.obj is FILLING.obj for part in fillings if part), "payloads are not copied"
         expected = self.control + self.small
         self.control, self.small = [], []
         before = bool(self.turns)
-        turns, sizes = self.expected_turns()
+        turns, sizes = self.expected_turns(limit)
         assert heads == expected + [head for head, _ in turns]
         assert sum(map(len, batch[len(expected) :])) == sum(size for _, size in turns)
         assert bool(turns) is before, "each batch has a turn if anybody waits for one"
@@ -116,14 +116,14 @@ class Queue(RuleBasedStateMachine):
             assert head.number > self.taken[head.source], "out of order"
             self.taken[head.source] = head.number
 
-    def expected_turns(self) -> tuple[list[tuple[Frame, int]], list[list[int]]]:
+    def expected_turns(self, limit: int) -> tuple[list[tuple[Frame, int]], list[list[int]]]:
         """What the turns of a batch are, and the sizes that each source is told."""
         taken: list[tuple[Frame, int]] = []
         sizes: list[list[int]] = [[] for _ in range(SOURCES)]
-        while self.turns and sum(size for _, size in taken) < BATCH:
+        while self.turns and (left := limit - sum(size for _, size in taken)) > 0:
             which = self.turns.popleft()
             waiting, turn = self.waiting[which], 0
-            while waiting and turn < TURN:
+            while waiting and turn < min(left, TURN):
                 taken.append(waiting.popleft())
                 turn += taken[-1][1]
             sizes[which].append(turn)
@@ -199,12 +199,24 @@ def test_turns_are_of_equal_size_for_large_and_small_frames() -> None:
     """A source of many small frames waits no longer than one of large ones, and takes no more of the link."""
     queue = SendQueue(LIMIT)
     many, few = Source(), Source()
-    for number in range(100):
+    for number in range(300):
         queue.push_turn(many, (frame(1, number), FILLING[:1011]))
-    for number in range(3):
-        queue.push_turn(few, (frame(2, number), FILLING[: TURN - 13]))
-    batch = heads(queue.take())
-    assert batch == [1] * 16 + [2] + [1] * 16 + [2] + [1] * 16 + [2] + [1] * 52
+    for number in range(6):
+        queue.push_turn(few, (frame(2, number), FILLING[: TURN // 2 - 13]))
+    batch = heads(queue.take(10 * TURN))
+    assert batch == [1] * 128 + [2] * 2 + [1] * 128 + [2] * 2 + [1] * 44 + [2] * 2
+
+
+def test_a_turn_is_no_larger_than_the_batch() -> None:
+    """On a slow path batches are small, so that nothing urgent waits long; and so are the turns of two sources that share it."""
+    queue = SendQueue(LIMIT)
+    sources = [Source(), Source()]
+    for number in range(4):
+        for which, source in enumerate(sources):
+            queue.push_turn(source, (frame(which, number), FILLING[: TURN // 2 - 13]))
+    assert [heads(queue.take(TURN // 2)) for _ in range(4)] == [[0], [1], [0], [1]]
+    assert heads(queue.take(TURN // 2 + 1)) == [0, 0]
+    assert heads(queue.take()) == [1, 1]
 
 
 def test_an_empty_queue() -> None:
