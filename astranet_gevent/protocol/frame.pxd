@@ -14,6 +14,7 @@ cdef class FrameBuffer:
     cdef object _view
     cdef bint _is_lent
     cdef object _spare
+    cdef Py_ssize_t _slab_size
     cdef list _lent
     cdef public object error
 

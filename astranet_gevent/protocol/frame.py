@@ -15,9 +15,11 @@ from typing import Any, Final
 from ..errors import RemoteProtocolError
 
 __all__ = [
+    "FIRST_SLAB_SIZE",
     "HEADER_SIZE",
     "MAX_PAYLOAD",
     "RUN",
+    "SLAB_SIZE",
     "Command",
     "FrameBuffer",
     "address_key",
@@ -75,6 +77,9 @@ MAX_PAYLOAD: Final = 65536
 # Large enough for eight full frames: with four, one stream in bulk through a relay is a fifth slower. And for some small ones in between:
 # what is left of a frame that did not fit is copied to the next slab, and is then a few hundred bytes instead of up to 64 KiB.
 SLAB_SIZE: Final = 8 * (MAX_PAYLOAD + HEADER_SIZE) + 512
+
+# What a link has that was never in bulk, or is no more.
+FIRST_SLAB_SIZE: Final = 4 * (MAX_PAYLOAD + HEADER_SIZE) + 512
 
 # Payloads of DATA frames from this size on are lent: views of the slab instead of copies of it. A copy of 4 KiB costs what a view does.
 _LENT_PAYLOAD: Final = 4096
@@ -154,14 +159,16 @@ class FrameBuffer:
     Large payloads of DATA frames are memoryviews of a slab, which is not written to again before the last of its views is gone.
 
     ``relayed`` has the first 16 bytes of keys whose frames go on to another node as they are: small ones of DATA may come as a RUN.
+    ``slab_size`` is how much is read at a time of bulk.
     """
 
-    __slots__ = ("_end", "_is_lent", "_lent", "_max_payload", "_relayed", "_slab", "_spare", "_start", "_view", "error")
+    __slots__ = ("_end", "_is_lent", "_lent", "_max_payload", "_relayed", "_slab", "_slab_size", "_spare", "_start", "_view", "error")
 
-    def __init__(self, max_payload: int = MAX_PAYLOAD, relayed: Collection[bytes] = ()) -> None:
+    def __init__(self, max_payload: int = MAX_PAYLOAD, relayed: Collection[bytes] = (), slab_size: int = SLAB_SIZE) -> None:
         self._max_payload = max_payload
         self._relayed = relayed
-        self._slab = bytearray(SLAB_SIZE)
+        self._slab_size = slab_size
+        self._slab = bytearray(FIRST_SLAB_SIZE)
         self._view = memoryview(self._slab)
         self._start = 0
         self._end = 0
@@ -278,19 +285,25 @@ class FrameBuffer:
         for index in range(len(lent) - 1, -1, -1):
             if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
                 return lent.pop(index)
-        return bytearray(SLAB_SIZE) if len(lent) < _MAX_SLABS and _UNUSED >= 0 else None
+        return bytearray(self._slab_size) if len(lent) < _MAX_SLABS and _UNUSED >= 0 else None
 
     def trim(self) -> None:
-        """Free what is not in use. To be called now and then: a link that was busy once needs it no more."""
+        """Free the slabs that came back. To be called now and then: a link that was busy once needs them no more."""
         lent = self._lent
         for index in range(len(lent) - 1, -1, -1):
             if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
                 del lent[index]
-        if not self._end and not self._is_lent:
-            # The memory of a new one is not taken before it is written to.
-            self._spare = None
-            self._slab = bytearray(SLAB_SIZE)
-            self._view = memoryview(self._slab)
+
+    def renew(self) -> None:
+        """Go on with a smaller slab if nothing is in this one.
+
+        Likewise, but only where nobody waits with what ``writable()`` has returned.
+        """
+        if not self._end and not self._is_lent and len(self._slab) > FIRST_SLAB_SIZE:
+            slab = bytearray(FIRST_SLAB_SIZE)
+            view = memoryview(slab)
+            # From here on nothing is called: Ctrl-C cannot strike while they are of different slabs.
+            self._slab, self._view, self._spare = slab, view, None
 
     def _compact(self, position: int) -> None:
         left = self._end - position
@@ -301,7 +314,8 @@ class FrameBuffer:
         rest = self._view[position : self._end]
         spare = self._spare
         if self._is_lent and spare is not None:
-            self._lent.append(self._slab)
+            if len(self._slab) == self._slab_size:
+                self._lent.append(self._slab)
             self._slab, self._view = spare, memoryview(spare)
             self._is_lent, self._spare = False, None
         if left:

@@ -230,9 +230,10 @@ class StreamCore:
             if stop > size:
                 break
             target[filled:stop] = payload
+            # Nothing is called up to the end of this: Ctrl-C finds both done or neither.
+            self.buffered -= stop - filled
             filled = stop
             del held[0]
-        self.buffered -= filled
         if not held:
             self.received = None
         return self._take_part_into(target, filled)

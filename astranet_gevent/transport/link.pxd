@@ -35,6 +35,8 @@ cdef class Link(Outlet):
     cdef public long long _pings
     cdef object _ready
     cdef public bint accepted
+    cdef bytes _bulk_key
+    cdef bint _reads_ahead
     cdef bint _discarding
     cdef bint _suspected
     cdef dict _readable

@@ -23,7 +23,7 @@ from greenlet import greenlet
 from ..address import format_node_id
 from ..config import Config
 from ..errors import AstraNetError, LinkLostError, PeeringTimeout, RemoteProtocolError, WrongThreadError
-from ..protocol.frame import RUN, Command, Frame, FrameBuffer, encode_frame, split_frames
+from ..protocol.frame import FIRST_SLAB_SIZE, RUN, SLAB_SIZE, Command, Frame, FrameBuffer, encode_frame, split_frames
 from ..protocol.handshake import ORIGINAL
 from ..protocol.link import CLOSED, DRAINING, GOODBYE, HANDSHAKE, PING, PONG, READY, LinkCore, LinkTimeoutError, TimerEvent
 from ..protocol.stream import OPEN, SENT_FIN
@@ -65,6 +65,10 @@ _QUICK_READS: Final = 4
 
 # Bytes from which on what is read at a time is bulk: its rate counts more than its delay, and polled for it comes in smaller pieces.
 _BULK_READ: Final = 16384
+
+# Bytes of relay_bytes from which on bulk is read in large pieces, and much of it may wait in the system: what comes to a relay until the
+# sender pauses has to find room there.
+_ROOMY_RELAY: Final = 8 * 1024 * 1024
 
 # Bytes below which a message is one that must not wait behind bulk.
 _SMALL_MESSAGE: Final = 4096
@@ -139,7 +143,8 @@ class Link(Outlet):
         self.heard: Event | None = None
         self._owner = owner
         self._own_id = owner.node_id.to_bytes(8, "big")
-        self._buffer = FrameBuffer(owner.config.frame_size, self.relayed)
+        self._reads_ahead = owner.config.relay_bytes >= _ROOMY_RELAY
+        self._buffer = FrameBuffer(owner.config.frame_size, self.relayed, SLAB_SIZE if self._reads_ahead else FIRST_SLAB_SIZE)
         self._cancelled: OrderedDict[bytes, Path] = OrderedDict()
         self._budget = WindowBudget()
         # Streams with large windows: since when how much has been read, and how many halves before that were read within a round trip each.
@@ -155,6 +160,8 @@ class Link(Outlet):
         # Set once we have closed: what still comes is not for anybody.
         self._discarding = False
         self._suspected = False
+        # The stream whose bulk was read last.
+        self._bulk_key = b""
         # Streams whose waiters are to be woken, each once however many frames came for it: a second time would wake the wait that follows.
         self._readable: dict[Stream, None] = {}
         self._writable: dict[Stream, None] = {}
@@ -293,11 +300,18 @@ class Link(Outlet):
     def _note_bulk(self, frames: list[Frame]) -> None:
         """Tell from a large read whether small messages travel beside the bulk: the system is to hold less of it then."""
         now = monotonic()
-        for command, _, payload in frames:
-            if command == RUN or (command == _DATA and len(payload) < _SMALL_MESSAGE):
+        for command, key, payload in frames:
+            if command == RUN:
                 self._small_seen = now
                 break
-        self._conn.receive_bulk(self._bulk_is_alone(now))  # type: ignore[union-attr]
+            if command == _DATA:
+                if len(payload) >= _SMALL_MESSAGE:
+                    self._bulk_key = key
+                elif key != self._bulk_key:
+                    # Not what is left of a large message.
+                    self._small_seen = now
+                    break
+        self._conn.receive_bulk(self._reads_ahead and self._bulk_is_alone(now))  # type: ignore[union-attr]
 
     def _reading_ended(self, error: Exception | None) -> None:
         if isinstance(self._conn, SocketConn):
@@ -616,6 +630,8 @@ class Link(Outlet):
         # What an interrupt has ended where nothing catches it, as at the very entry of a callback.
         self._resume()
         if isinstance(self._conn, SocketConn):
+            self._buffer.renew()
+            self._conn.receive_bulk(False)
             self._conn.read_on()
         try:
             if self.core.handle_timer(monotonic()) is TimerEvent.PING:

@@ -1,4 +1,6 @@
 # Types for the compiled variant; see "Two builds" in docs/design.md.
+cimport cython
+
 from astranet_gevent.protocol.link cimport LinkCore
 from astranet_gevent.transport.busy_poll cimport BusyPoll
 from astranet_gevent.transport.send_queue cimport SendQueue
@@ -32,7 +34,6 @@ cdef class Outlet:
     cdef double _early_wait
     cdef bint _continuing
     cdef double _small_seen
-    cdef bint _small_sent
     cdef object _writer
 
     cdef switch_away(self, current)
@@ -48,6 +49,8 @@ cdef class Outlet:
     cdef _all_sent(self)
     cdef int _batches_now(self)
     cdef bint _bulk_is_alone(self, double now)
+
+    @cython.locals(now=double, has_small=bint)
     cdef bint _flush_once(self)
     cdef _sending_failed(self, error)
     cdef _wake_blocked(self)

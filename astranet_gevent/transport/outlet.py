@@ -39,8 +39,8 @@ _LATEST_FLUSH: Final = 4e-3
 # Batches sent in one go before other greenlets get their turn.
 _BATCHES_PER_FLUSH: Final = 4
 
-# The same for some time after a small frame was sent, in seconds: its answer is waited for. Pings beside ten streams in bulk take 1.1 ms
-# over loopback instead of 1.9, and these are as fast; 100 streams alone would lose a tenth of their rate.
+# The same for some time after a small frame was sent, or read together with bulk, in seconds: its answer is waited for. Pings beside ten
+# streams in bulk take 1.1 ms over loopback instead of 1.9, and these are as fast; 100 streams alone would lose a tenth of their rate.
 _BATCHES_BESIDE_SMALL: Final = 2
 _SMALL_TIME: Final = 0.1
 
@@ -83,9 +83,8 @@ class Outlet:
         self._early_wait = _EARLY_FLUSH
         # Whether _flush() is called as often as the socket can be written: until all is sent, also while the writer waits for the same.
         self._continuing = False
-        # When a small message was last seen beside bulk; whether one has been sent since somebody looked.
+        # When a small message was last sent, or read together with bulk.
         self._small_seen = -inf
-        self._small_sent = False
         self._writer: Any = None
 
     # -- what the other half decides -------------------------------------------------------------------------------------------
@@ -221,9 +220,8 @@ class Outlet:
     def _batches_now(self) -> int:
         """How many batches of large frames may go before the loop looks for what has come."""
         now = monotonic()
-        if self.queue.small or self._small_sent:
+        if self.queue.small:
             self._small_seen = now
-            self._small_sent = False
         conn = self._conn
         if isinstance(conn, SocketConn):
             conn.bulk_is_alone = self._bulk_is_alone(now)
@@ -238,8 +236,7 @@ class Outlet:
         if self.core.state is CLOSED or self._send_failed:
             queue.clear()
             return False
-        if queue.small:
-            self._small_sent = True
+        has_small = bool(queue.small)
         try:
             leftover = self._conn.try_send(queue.take(self._conn.batch_bytes))
             if leftover:
@@ -255,6 +252,8 @@ class Outlet:
             self.end(broken_off(error, "the link sent"))
             raise
         now = monotonic()
+        if has_small:
+            self._small_seen = now
         self.core.note_sent(now)
         if not self._bulk_read:
             self._busy_poll.expect(now)

@@ -1,8 +1,8 @@
 """What waits to be written on one link: the control lane first, then small data frames, then large ones, each source in turn.
 
 Small data frames go in the order in which they came; large ones wait with their source (a stream, or a relayed pair), and the sources
-take turns of 16 KiB or one frame. A source that has something waiting adds small frames behind it, so the order within a source always
-holds. Every batch carries all small frames and at least one turn: neither kind starves the other.
+take turns of 128 KiB or what is left of a batch, at least one frame. A source that has something waiting adds small frames behind it, so
+the order within a source always holds. Every batch carries all small frames and at least one turn: neither kind starves the other.
 """
 
 from __future__ import annotations

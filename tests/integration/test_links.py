@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import socket as stdlib_socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -829,6 +830,56 @@ def test_a_round_trip_that_was_long_for_once_is_measured_again(bench: Bench) -> 
     assert sink.receive_window == 4 * MIB
     assert link.round_trip < 1
     sink.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_relay_with_little_room_has_no_more_in_the_system(bench: Bench) -> None:
+    """All that is under way when it asks a sender to pause still comes."""
+    server, client = bench.node(relay_bytes=MIB), bench.node()
+    client.join(server.listen(("127.0.0.1", 0)).address).wait_ready(DEADLINE)
+    listener = server.bind("sink")
+    stream = client.dial("sink", DEADLINE)
+    sink, _ = listener.accept()
+    sending = bench.spawn(stream.sendall, bytes(8 * MIB))
+    receive_exactly(sink, 8 * MIB)
+    sending.get(timeout=DEADLINE)
+    most = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    (link,) = server.links()
+    assert link._conn._raw.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(MIB // 2, most)
+    sink.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
+@pytest.mark.parametrize(("is_alone", "unsent"), [(True, 256 * 1024), (False, 128 * 1024)])
+def test_how_much_waits_unsent_in_the_system_of_a_fast_path(bench: Bench, monkeypatch: Any, is_alone: bool, unsent: int) -> None:
+    """A path within a host that took a megabyte in each millisecond that it was busy."""
+    conn = dialled_over_tcp(bench)[0]._conn
+    conn._acked = conn._busy_time = 0
+    conn.bulk_is_alone = is_alone
+    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: struct.pack("=120xQ40xQ", 100 * MIB, 100_000))
+    conn._suit_path()
+    assert conn._raw.getsockopt(socket.IPPROTO_TCP, 25) == unsent
+    assert conn.batch_bytes == unsent
+
+
+@pytest.mark.parametrize("kind", ["memory", "tcp"])
+def test_a_look_at_an_idle_link_leaves_its_reader_alone(bench: Bench, kind: str) -> None:
+    """What is not a socket is read by a greenlet, which waits with a view of the memory that it reads into."""
+    server, client = bench.node(), bench.node()
+    ours, theirs = memory_pair() if kind == "memory" else tcp_pair()
+    server.attach(theirs)
+    link = client.attach(ours)
+    link.wait_ready(DEADLINE)
+    bench.echo(server)
+    stream = client.dial("echo", DEADLINE)
+    for size in (5, 70_000, 300_000):
+        for _ in range(3):
+            data = pattern(size)
+            writer = bench.spawn(stream.sendall, data)
+            assert receive_exactly(stream, size) == data
+            writer.get(timeout=DEADLINE)
+            for each in (*client.links(), *server.links()):
+                each._look()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")

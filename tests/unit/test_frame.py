@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from astranet_gevent.errors import RemoteProtocolError
 from astranet_gevent.protocol.frame import (
     COMMAND_NAMES,
+    FIRST_SLAB_SIZE,
     HEADER_SIZE,
     MAX_PAYLOAD,
     RUN,
@@ -361,6 +362,23 @@ def test_slabs_come_back() -> None:
         assert type(payload) is memoryview
         slabs.add(id(payload.obj))
     assert 1 < len(slabs) <= 5
+
+
+def test_a_renewed_buffer_goes_on_with_less_memory() -> None:
+    """Unless a frame has begun; and what somebody holds stays as it was."""
+    buffer = FrameBuffer()
+    feed(buffer, FULL * 3, [len(FULL)])
+    assert len(buffer.writable().obj) == SLAB_SIZE
+    buffer.renew()
+    assert len(buffer.writable().obj) == FIRST_SLAB_SIZE
+    for cut in (1, HEADER_SIZE, len(FULL) - 1):
+        assert feed(buffer, FULL[:cut], [cut]) == []
+        buffer.renew()
+        ((_, _, payload),) = feed(buffer, FULL[cut:], [len(FULL)])
+        buffer.renew()
+        assert payload == FULL[HEADER_SIZE:]
+        feed(buffer, bytes(HEADER_SIZE), [HEADER_SIZE])
+        assert payload == FULL[HEADER_SIZE:]
 
 
 def test_slabs_of_a_link_that_was_busy_once_are_freed() -> None:
