@@ -70,9 +70,9 @@ def test_bench_far_and_http(tmp_path: Path) -> None:
     wanted = {f"http {what}{clients}" for what in ("", "cpu ") for clients in (1, 32)}
     check(rows, table, wanted | {"far open", "far echo", "far early", "far upload"})
     assert all(value > 0 for row in rows for value in row["ratios"])
-    # What a path of 10 ms costs does not depend on the machine: two round trips, and not one less.
+    # What a path of 10 ms costs does not depend on the machine: two round trips, not one less. An echo that was late makes it seem less.
     opening = next(row for row in rows if row["name"] == "far open")
-    assert opening["values"]["astranet"][0] > 1.9
+    assert opening["values"]["astranet"][0] > 1.5
 
 
 def test_charts(tmp_path: Path) -> None:
