@@ -54,6 +54,7 @@ class Queue(RuleBasedStateMachine):
         self.sources = [Source() for _ in range(SOURCES)]
         self.numbers = [0] * (SOURCES + 1)
         self.taken = [0] * (SOURCES + 1)
+        self.removed: set[tuple[int, int]] = set()
         # The model: what waits in each lane, (head, size), and the sources in the order of their turns.
         self.control: list[Frame] = []
         self.small: list[Frame] = []
@@ -94,7 +95,8 @@ class Queue(RuleBasedStateMachine):
         self.queue.remove(self.sources[which])
         if self.waiting[which]:
             self.turns.remove(which)
-            self.taken[which] = self.waiting[which][-1][0].number
+            # Not what it has queued in the lane of small frames before.
+            self.removed |= {(which, head.number) for head, _ in self.waiting[which]}
             self.waiting[which].clear()
 
     @rule(limit=st.sampled_from([BATCH, BATCH // 2, BATCH // 4]))
@@ -114,6 +116,7 @@ class Queue(RuleBasedStateMachine):
         assert [source.told[len(old) :] for source, old in zip(self.sources, told)] == sizes
         for head in heads:
             assert head.number > self.taken[head.source], "out of order"
+            assert (head.source, head.number) not in self.removed
             self.taken[head.source] = head.number
 
     def expected_turns(self, limit: int) -> tuple[list[tuple[Frame, int]], list[list[int]]]:
