@@ -28,6 +28,9 @@ cdef class FrameBuffer:
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long")
     cdef Py_ssize_t _cut_large(self, list frames, Py_ssize_t start) except -1
 
+    @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", stop="long long")
+    cdef Py_ssize_t _end_of_run(self, Py_ssize_t start, bytes pair_key) except -1
+
     cdef _lend(self)
 
     cdef _find_spare(self)

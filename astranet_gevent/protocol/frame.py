@@ -87,6 +87,11 @@ _LENT_PAYLOAD: Final = 4096
 # Small frames are copied out of the slab in runs of this many bytes: what follows them may be large, and is not to be copied with them.
 _SMALL_RUN: Final = 8192
 
+# Of frames that are relayed, those with more than so much make a RUN of at most so many bytes where they follow each other: it is sent as
+# it was read, in one part, and is no more than a turn. Smaller ones have a lane of their own where they are sent.
+_LARGE_PAYLOAD: Final = 16 * 1024
+_LARGE_RUN: Final = 2 * (MAX_PAYLOAD + HEADER_SIZE)
+
 # Slabs of one link whose payloads are held at the same time. Beyond that payloads are copied: one byte of a reader that does not read would
 # hold a slab.
 _MAX_SLABS: Final = 4
@@ -114,7 +119,8 @@ _split_parts: Callable[[bytes], tuple[bytes, bytes, bytes, bytes]] = struct.Stru
 encode_u32 = _U32.pack
 decode_u32 = _U32.unpack
 
-# Command, key, payload. Large payloads of DATA are views. Of a RUN: the first 16 bytes of its frames' keys, and these frames.
+# Command, key, payload. Large payloads of DATA are views. Of a RUN: the first 16 bytes of its frames' keys, and these frames, large ones as
+# a view.
 Frame = tuple[int, bytes, Any]
 
 
@@ -264,7 +270,27 @@ class FrameBuffer:
                 break
             if lent is None and command == _DATA:
                 lent = self._lend()
+            if lent is not None and command == _DATA and size > _LARGE_PAYLOAD and key[:16] in self._relayed:
+                stop = self._end_of_run(position, key[:16])
+                frames.append((RUN, key[:16], lent[position:stop]))
+                position = stop
+                continue
             frames.append((command, key, bytes(view[body:stop]) if lent is None or command != _DATA else lent[body:stop]))
+            position = stop
+        return position
+
+    def _end_of_run(self, start: int, pair_key: bytes) -> int:
+        """Where the large frames of one pair end that begin at ``start``, the first of which is complete."""
+        view, end = self._view, self._end
+        unpack = _HEADER.unpack_from
+        position = start
+        while end - position >= HEADER_SIZE:
+            command, key, size = unpack(view, position)
+            stop = position + HEADER_SIZE + size
+            if command != _DATA or key[:16] != pair_key or size <= _LARGE_PAYLOAD or size > self._max_payload:
+                break
+            if stop > end or stop - start > _LARGE_RUN:
+                break
             position = stop
         return position
 

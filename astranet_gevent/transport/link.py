@@ -301,7 +301,7 @@ class Link(Outlet):
         """Tell from a large read whether small messages travel beside the bulk: the system is to hold less of it then."""
         now = monotonic()
         for command, key, payload in frames:
-            if command == RUN:
+            if command == RUN and type(payload) is bytes:
                 self._small_seen = now
                 break
             if command == _DATA:

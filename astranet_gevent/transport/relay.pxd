@@ -21,7 +21,7 @@ cdef class RelayPair(TurnSource):
     cpdef forward(self, command, key, payload)
 
     @cython.locals(target=Link, queue=SendQueue)
-    cpdef bint forward_run(self, bytes run)
+    cpdef bint forward_run(self, run)
     cpdef on_queued(self)
     cdef _tell(self, command)
 

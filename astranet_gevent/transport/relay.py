@@ -77,13 +77,21 @@ class RelayPair(TurnSource):
         self._relay = relay
         self._pause_at = pause_at
 
-    def forward_run(self, run: bytes) -> bool:
-        """Pass on small frames of DATA as they are, or False if each has to be looked at."""
+    def forward_run(self, run: Buffer) -> bool:
+        """Pass on frames of DATA as they are, or False if each has to be looked at: small ones, or a view of large ones."""
         target = self.target
         queue = target.queue
-        if self.overrun or self.pending or queue.small_bytes >= queue.limit:
+        if self.overrun:
             return False
-        queue.push_small(run)
+        if type(run) is bytes:
+            if self.pending or queue.small_bytes >= queue.limit:
+                return False
+            queue.push_small(run)
+        else:
+            if not self._relay.has_room(self, len(run)):
+                return False
+            queue.push_turn(self, (run,))
+            self.on_queued()
         if not target.flush_scheduled:
             target.schedule_flush()
         return True

@@ -255,7 +255,9 @@ mixed_frames = st.lists(
     st.tuples(
         st.one_of(st.just(Command.DATA), st.sampled_from([0, Command.FIN2, Command.REWIND, 255])),
         st.builds(bytes.__add__, st.sampled_from(PAIRS), st.sampled_from([b"port-one", b"port-two"])),
-        st.one_of(st.binary(max_size=60), st.sampled_from([bytes(4095), bytes(4096), bytes(9000)])),
+        st.one_of(
+            st.binary(max_size=60), st.sampled_from([bytes(4095), bytes(4096), bytes(9000), bytes(16_384), bytes(16_385), bytes(65_536)])
+        ),
     ),
     max_size=24,
 )
@@ -264,7 +266,7 @@ mixed_frames = st.lists(
 @PROPERTY
 @given(mixed_frames, st.one_of(cuts, st.just([SLAB_SIZE])), st.sampled_from([50, 4095, MAX_PAYLOAD]))
 def test_runs_stand_for_frames_that_are_relayed(frames: list[Frame], cuts: list[int], max_payload: int) -> None:
-    """Each run for the very frames that the naive decoder finds in its place: small data of one pair that is relayed."""
+    """Each run for the very frames that the naive decoder finds in its place: small or large data of one pair that is relayed."""
     data = b"".join(encode_frame(*frame) for frame in frames)
     buffer = FrameBuffer(max_payload, RELAYED)
     expected = decode_at_once(data, max_payload)
@@ -277,7 +279,9 @@ def test_runs_stand_for_frames_that_are_relayed(frames: list[Frame], cuts: list[
         assert run
         assert key in RELAYED
         assert {(each, key_of_each[:16]) for each, key_of_each, _ in run} == {(Command.DATA, key)}
-        assert all(len(each) < 4096 for _, _, each in run)
+        sizes = [len(each) for _, _, each in run]
+        assert max(sizes) < 4096 if type(payload) is bytes else min(sizes) > 16_384
+        assert len(payload) <= 2 * (MAX_PAYLOAD + HEADER_SIZE)
         found += run
     assert found == expected.frames
     assert (buffer.error is None) == (expected.oversize is None)
@@ -295,6 +299,26 @@ def test_frames_of_one_pair_stay_together_until_another_comes() -> None:
         (Command.DATA, own, b"data"),
         (RUN, PAIRS[0], parts[5]),
         (Command.FIN2, here, b""),
+        (RUN, PAIRS[0], parts[7]),
+    ]
+
+
+def test_large_frames_of_one_pair_stay_together_by_turns() -> None:
+    here, there, own = (pair + b"port-one" for pair in PAIRS)
+    keys = [here, here, here, there, here, own, here]
+    parts = [encode_frame(Command.DATA, key, source_bytes(number, MAX_PAYLOAD)) for number, key in enumerate(keys)]
+    parts.insert(1, encode_frame(Command.DATA, here, source_bytes(9, 16_384)))
+    buffer = FrameBuffer(relayed=RELAYED)
+    # A slab that has room for all of them.
+    feed(buffer, parts[0], [len(parts[0])])
+    found = feed(buffer, b"".join(parts), [SLAB_SIZE])
+    assert found == [
+        (RUN, PAIRS[0], parts[0]),
+        (Command.DATA, here, parts[1][HEADER_SIZE:]),
+        (RUN, PAIRS[0], parts[2] + parts[3]),
+        (RUN, PAIRS[1], parts[4]),
+        (RUN, PAIRS[0], parts[5]),
+        (Command.DATA, own, parts[6][HEADER_SIZE:]),
         (RUN, PAIRS[0], parts[7]),
     ]
 
