@@ -840,9 +840,12 @@ def test_a_relay_with_little_room_has_no_more_in_the_system(bench: Bench) -> Non
     listener = server.bind("sink")
     stream = client.dial("sink", DEADLINE)
     sink, _ = listener.accept()
-    sending = bench.spawn(stream.sendall, bytes(8 * MIB))
-    receive_exactly(sink, 8 * MIB)
-    sending.get(timeout=DEADLINE)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        # Longer than after the frames of the dial bulk counts as alone.
+        sending = bench.spawn(stream.sendall, bytes(8 * MIB))
+        receive_exactly(sink, 8 * MIB)
+        sending.get(timeout=DEADLINE)
     most = int(Path("/proc/sys/net/core/rmem_max").read_text())
     (link,) = server.links()
     assert link._conn._raw.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(768 * 1024, most)

@@ -305,7 +305,7 @@ def test_frames_of_one_pair_stay_together_until_another_comes() -> None:
 
 def test_large_frames_of_one_pair_stay_together_by_turns() -> None:
     here, there, own = (pair + b"port-one" for pair in PAIRS)
-    keys = [here, here, here, there, here, own, here]
+    keys = [here, here, here, here, there, own, here]
     parts = [encode_frame(Command.DATA, key, source_bytes(number, MAX_PAYLOAD)) for number, key in enumerate(keys)]
     parts.insert(1, encode_frame(Command.DATA, here, source_bytes(9, 16_384)))
     buffer = FrameBuffer(relayed=RELAYED)
@@ -316,8 +316,8 @@ def test_large_frames_of_one_pair_stay_together_by_turns() -> None:
         (RUN, PAIRS[0], parts[0]),
         (Command.DATA, here, parts[1][HEADER_SIZE:]),
         (RUN, PAIRS[0], parts[2] + parts[3]),
-        (RUN, PAIRS[1], parts[4]),
-        (RUN, PAIRS[0], parts[5]),
+        (RUN, PAIRS[0], parts[4]),
+        (RUN, PAIRS[1], parts[5]),
         (Command.DATA, own, parts[6][HEADER_SIZE:]),
         (RUN, PAIRS[0], parts[7]),
     ]
