@@ -88,7 +88,7 @@ _LENT_PAYLOAD: Final = 4096
 _SMALL_RUN: Final = 8192
 
 # Of frames that are relayed, those with more than so much make a RUN of at most so many bytes where they follow each other: it is sent as
-# it was read, in one part, and is no more than a turn. Smaller ones have a lane of their own where they are sent.
+# it was read, in one part, and is no more than a turn of the send queue. Smaller ones have a lane of their own there.
 _LARGE_PAYLOAD: Final = 16 * 1024
 _LARGE_RUN: Final = 2 * (MAX_PAYLOAD + HEADER_SIZE)
 
@@ -164,7 +164,7 @@ class FrameBuffer:
 
     Large payloads of DATA frames are memoryviews of a slab, which is not written to again before the last of its views is gone.
 
-    ``relayed`` has the first 16 bytes of keys whose frames go on to another node as they are: small ones of DATA may come as a RUN.
+    ``relayed`` has the first 16 bytes of keys whose frames go on to another node as they are: those of DATA may come as a RUN.
     ``slab_size`` is how much is read at a time of bulk.
     """
 
@@ -310,7 +310,10 @@ class FrameBuffer:
         # The latest first: it is the one that may still be in the processor's cache.
         for index in range(len(lent) - 1, -1, -1):
             if _count_references is not None and _count_references(lent[index]) <= _UNUSED:
-                return lent.pop(index)
+                slab = lent.pop(index)
+                # One of the first size is let go: those of a link in bulk are large.
+                if len(slab) == self._slab_size:
+                    return slab
         return bytearray(self._slab_size) if len(lent) < _MAX_SLABS and _UNUSED >= 0 else None
 
     def trim(self) -> None:
@@ -340,8 +343,7 @@ class FrameBuffer:
         rest = self._view[position : self._end]
         spare = self._spare
         if self._is_lent and spare is not None:
-            if len(self._slab) == self._slab_size:
-                self._lent.append(self._slab)
+            self._lent.append(self._slab)
             self._slab, self._view = spare, memoryview(spare)
             self._is_lent, self._spare = False, None
         if left:

@@ -631,6 +631,7 @@ class Link(Outlet):
         self._resume()
         if isinstance(self._conn, SocketConn):
             self._buffer.renew()
+            # In case the bulk has ended: if not, the next read says so.
             self._conn.receive_bulk(False)
             self._conn.read_on()
         try:

@@ -147,7 +147,7 @@ class Relay:
         self._reported: set[Link] = set()
 
     def forward(self, link: Link, command: int, key: bytes, payload: bytes) -> None:
-        """Pass a frame on, or answer that it cannot be. Small frames of DATA may go to their pair together (``forward_run``)."""
+        """Pass a frame on, or answer that it cannot be. Frames of DATA may go to their pair together (``forward_run``)."""
         pair = link.relayed.get(key[:16])
         if pair is None:
             pair = self._open_pair(link, command, key)

@@ -833,6 +833,31 @@ def test_a_round_trip_that_was_long_for_once_is_measured_again(bench: Bench) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_what_is_left_of_a_large_message_is_not_a_small_one(bench: Bench) -> None:
+    """A length and a body of 64 KiB are a full frame and one of four bytes."""
+    server, client = bench.node(), bench.node()
+    client.join(server.listen(("127.0.0.1", 0)).address).wait_ready(DEADLINE)
+    listener = server.bind("sink")
+    stream = client.dial("sink", DEADLINE)
+    sink, _ = listener.accept()
+    ((link,), most) = server.links(), int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+    def send_messages() -> None:
+        while True:
+            stream.sendall(bytes(65_536 + 4))
+
+    def drain() -> None:
+        while sink.recv(MIB):
+            pass
+
+    greenlets = [bench.spawn(send_messages), bench.spawn(drain)]
+    bench.eventually(
+        lambda: link._conn._raw.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(2 * MIB, most), "it counts as bulk that is alone"
+    )
+    gevent.killall(greenlets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_a_relay_with_little_room_has_no_more_in_the_system(bench: Bench) -> None:
     """All that is under way when it asks a sender to pause still comes."""
     server, client = bench.node(relay_bytes=MIB), bench.node()

@@ -405,6 +405,20 @@ def test_a_renewed_buffer_goes_on_with_less_memory() -> None:
         assert payload == FULL[HEADER_SIZE:]
 
 
+def test_renewing_again_and_again_does_not_let_a_reader_hold_more() -> None:
+    """A little of each slab, kept by somebody who does not read: those of the first size count too."""
+    buffer = FrameBuffer()
+    little = encode_frame(Command.DATA, bytes(24), bytes(4096))
+    held = []
+    for _ in range(20):
+        held += feed(buffer, little, [len(little)])
+        held += feed(buffer, FULL * 2, [len(FULL)])
+        buffer.trim()
+        buffer.renew()
+    assert len({id(payload.obj) for _, _, payload in held if type(payload) is memoryview}) <= 5
+    assert type(held[-1][2]) is bytes
+
+
 def test_slabs_of_a_link_that_was_busy_once_are_freed() -> None:
     tracemalloc.start()
     try:
