@@ -7,6 +7,7 @@ from astranet_gevent.transport.send_queue cimport SendQueue
 
 # Names that every batch looks up: in C variables instead of the module's dictionary.
 cdef object CLOSED, DRAINING, monotonic
+cdef long long MAX_PAYLOAD
 
 
 cdef class Outlet:
@@ -33,6 +34,8 @@ cdef class Outlet:
     cdef double _flush_due
     cdef double _early_wait
     cdef bint _continuing
+    cdef bint _can_write
+    cdef public long long turn_payload
     cdef double _small_seen
     cdef object _writer
 
@@ -45,6 +48,7 @@ cdef class Outlet:
     cpdef flush_early(self)
     cpdef bint wants_flush(self)
     cpdef _flush(self)
+    cpdef _flush_writable(self)
     cdef _stop_continuing(self)
     cdef _all_sent(self)
     cdef int _batches_now(self)
@@ -52,6 +56,7 @@ cdef class Outlet:
 
     @cython.locals(now=double, has_small=bint)
     cdef bint _flush_once(self)
+    cdef bint _waits_for_path(self)
     cdef _sending_failed(self, error)
     cdef _wake_blocked(self)
     cdef _switch_to(self, waiter)

@@ -17,6 +17,7 @@ from gevent.hub import Hub
 
 from ..config import Config
 from ..errors import RemoteProtocolError
+from ..protocol.frame import MAX_PAYLOAD
 from ..protocol.link import CLOSED, DRAINING, LinkCore
 from ..threads import get_ident
 from .busy_poll import BusyPoll
@@ -81,8 +82,12 @@ class Outlet:
         self._send_failed = False
         self._flush_due = 0.0
         self._early_wait = _EARLY_FLUSH
-        # Whether _flush() is called as often as the socket can be written: until all is sent, also while the writer waits for the same.
+        # Whether the flush goes on as often as the socket can be written: until all is sent, also while the writer waits for the same.
         self._continuing = False
+        # Whether that is why it goes on now.
+        self._can_write = False
+        # Largest payload of a frame that waits for its turn: a slow path gets smaller ones, for the small frames to pass between them.
+        self.turn_payload = MAX_PAYLOAD
         # When a small message was last sent, or read together with bulk.
         self._small_seen = -inf
         self._writer: Any = None
@@ -136,7 +141,7 @@ class Outlet:
             self.flush_scheduled = True
             if not self._continuing:
                 self._continuing = True
-                conn.start_writing(self._flush)
+                conn.start_writing(self._flush_writable)
         else:
             self.schedule_flush()
 
@@ -205,6 +210,13 @@ class Outlet:
         else:
             self._all_sent()
 
+    def _flush_writable(self) -> None:
+        self._can_write = True
+        try:
+            self._flush()
+        finally:
+            self._can_write = False
+
     def _stop_continuing(self) -> None:
         if self._continuing and isinstance(self._conn, SocketConn):
             self._continuing = False
@@ -224,7 +236,10 @@ class Outlet:
             self._small_seen = now
         conn = self._conn
         if isinstance(conn, SocketConn):
-            conn.bulk_is_alone = self._bulk_is_alone(now)
+            conn.suit_path(now, self._bulk_is_alone(now))
+            self.turn_payload = min(conn.batch_bytes, MAX_PAYLOAD)
+            if self.turn_payload < MAX_PAYLOAD:
+                return 1
         return _BATCHES_BESIDE_SMALL if now < self._small_seen + _SMALL_TIME else _BATCHES_PER_FLUSH
 
     def _bulk_is_alone(self, now: float) -> bool:
@@ -238,7 +253,10 @@ class Outlet:
             return False
         has_small = bool(queue.small)
         try:
-            leftover = self._conn.try_send(queue.take(self._conn.batch_bytes))
+            batch = queue.take(0 if self._waits_for_path() else self._conn.batch_bytes)
+            if not batch:
+                return False
+            leftover = self._conn.try_send(batch)
             if leftover:
                 self._leftover = list(leftover)
                 self._writing = True
@@ -258,6 +276,10 @@ class Outlet:
         if not self._bulk_read:
             self._busy_poll.expect(now)
         return bool(queue.turns)
+
+    def _waits_for_path(self) -> bool:
+        """Whether large frames stay here until the socket can be written: Linux takes more of a slow path's than it says it would."""
+        return self.turn_payload < MAX_PAYLOAD and self._continuing and not self._can_write
 
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""

@@ -425,6 +425,11 @@ class Stream(StreamCore):
         room = queue.limit - queue.turn_bytes
         if room <= 0:
             return 0
+        largest = path.max_payload
+        if largest > link.turn_payload and (queue.turns or len(data) > largest):
+            # What fits into one frame, with nothing before it, goes in one: its reader gives credit for all of it.
+            largest = link.turn_payload
+            size = min(size, largest)
         payload = memoryview(data)
         left = min(len(payload), self.send_left)
         if type(payload.obj) is not bytes:
@@ -436,7 +441,6 @@ class Stream(StreamCore):
         if source is None:
             source = self.outgoing = TurnSource()
         head = _DATA_COMMAND + reverse_key(self.key)
-        largest = path.max_payload
         start = 0
         while True:
             stop = start + size

@@ -9,7 +9,7 @@ import socket as stdlib_socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -726,10 +726,15 @@ def dialled_over_tcp(bench: Bench) -> tuple[Link, RawPeer, Stream, RawStream]:
     peer.handshake(OWN_KIND)
     peer.announce("sink", 7)
     node.service_map.wait_for("sink", DEADLINE)
+    return link, peer, *dialled_from(bench, node, peer)
+
+
+def dialled_from(bench: Bench, node: AstraNet, peer: RawPeer) -> tuple[Stream, RawStream]:
+    """Both ends of another stream."""
     dialling = bench.spawn(node.dial, "sink", DEADLINE)
     raw = peer.receive_dial()
     raw.send(SYN)
-    return link, peer, dialling.get(timeout=DEADLINE), raw
+    return dialling.get(timeout=DEADLINE), raw
 
 
 def test_a_fault_while_reading_ends_the_link_and_wakes_who_waits(bench: Bench, hub_errors: list[Any], monkeypatch: Any) -> None:
@@ -781,6 +786,7 @@ def test_streams_of_a_short_path_share_a_budget(bench: Bench, delay: float) -> N
 
 
 MIB = 1024 * 1024
+HEADER_SIZE = 29
 
 
 def window_after(bench: Bench, pieces: list[int], pause: Callable[[], object]) -> int:
@@ -878,14 +884,23 @@ def test_a_relay_with_little_room_has_no_more_in_the_system(bench: Bench) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
-@pytest.mark.parametrize(("is_alone", "unsent"), [(True, 256 * 1024), (False, 192 * 1024)])
-def test_how_much_waits_unsent_in_the_system_of_a_fast_path(bench: Bench, monkeypatch: Any, is_alone: bool, unsent: int) -> None:
-    """A path within a host that took a megabyte in each millisecond that it was busy."""
+@pytest.mark.parametrize(
+    ("rate", "is_alone", "unsent"),
+    [
+        (1000 * MIB, True, 256 * 1024),
+        (1000 * MIB, False, 192 * 1024),
+        (100 * MIB, True, 100 * MIB // 1000),
+        (300 * MIB, False, 300 * MIB // 5000),
+        (MIB, True, 64 * 1024),
+        (100 * MIB, False, 32 * 1024),
+    ],
+)
+def test_how_much_waits_unsent_in_the_system(bench: Bench, monkeypatch: Any, rate: int, is_alone: bool, unsent: int) -> None:
+    """A path within a host that has taken so many bytes in a second during which there always were some."""
     conn = dialled_over_tcp(bench)[0]._conn
     conn._acked = conn._busy_time = 0
-    conn.bulk_is_alone = is_alone
-    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: struct.pack("=120xQ40xQ", 100 * MIB, 100_000))
-    conn._suit_path()
+    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: struct.pack("=120xQ40xQ", rate, 1_000_000))
+    conn.suit_path(time.monotonic(), is_alone)
     assert conn._raw.getsockopt(socket.IPPROTO_TCP, 25) == unsent
     assert conn.batch_bytes == unsent
 
@@ -924,8 +939,7 @@ def test_the_system_holds_more_while_bulk_is_alone(bench: Bench) -> None:
 
     def holds(size: int, alone: bool) -> bool:
         buffer = reading._conn._raw.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        unsent = sending._conn._max_unsent()
-        return bool(buffer == 2 * min(size * 1024, most) and unsent == (256 if alone else 192) * 1024)
+        return bool(buffer == 2 * min(size * 1024, most) and sending._conn.bulk_is_alone is alone)
 
     def send_bulk() -> None:
         while True:
@@ -957,13 +971,64 @@ def test_less_waits_in_the_system_the_slower_the_path_is(bench: Bench, eventuall
     conn = link._conn
     assert conn.batch_bytes == 256 * 1024
 
-    def read_slowly() -> None:
-        # Less at a time than the peer itself would read.
-        peer._sock.settimeout(DEADLINE)
-        while len(peer._sock.recv(50_000)):
-            gevent.sleep(0.002)
-
-    reader = bench.spawn(read_slowly)
+    reader = bench.spawn(read_slowly, peer, bytearray())
     eventually(lambda: conn.batch_bytes == 64 * 1024, "a slow path gets small batches")
     assert conn._raw.getsockopt(socket.IPPROTO_TCP, 25) == 64 * 1024
     gevent.killall([reader, sending])
+
+
+def read_slowly(peer: RawPeer, taken: bytearray) -> None:
+    # Less at a time than the peer itself would read.
+    peer._sock.settimeout(DEADLINE)
+    while data := peer._sock.recv(50_000):
+        taken += data
+        gevent.sleep(0.002)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
+def test_what_is_large_stays_behind_beside_small_messages_on_a_slow_path(bench: Bench, eventually: Eventually) -> None:
+    """It comes in smaller frames, and none of them goes into the system for the sole reason that a small one does."""
+    link, peer, bulk, stream = dialled_over_tcp(bench)
+    talk, _ = dialled_from(bench, bench.nodes[0], peer)
+    stream.send(WND_SIZE, (2**31 - 1).to_bytes(4, "big"))
+    taken = bytearray()
+    reading, sending = bench.spawn(read_slowly, peer, taken), bench.spawn(bulk.sendall, bytes(50_000_000))
+
+    def chat() -> None:
+        while True:
+            talk.send(b"small")
+            gevent.sleep(0.001)
+
+    chatting = bench.spawn(chat)
+    eventually(lambda: link.turn_payload == link._conn.batch_bytes == 32 * 1024, "a slow path gets small batches and frames")
+    settled = len(taken) + 4 * MIB
+    eventually(lambda: len(taken) > settled, "what was queued or sent before that has gone")
+    before = len(taken)
+    eventually(lambda: len(taken) > before + 2 * MIB, "the frames of the time after that arrive")
+    gevent.killall([reading, chatting])
+    assert {size for start, size in payloads_of(taken) if start >= settled} == {5, 32 * 1024}
+
+    def stands_still() -> bool:
+        waiting = link.queue.turn_bytes
+        gevent.sleep(0.05)
+        return 0 < waiting == link.queue.turn_bytes
+
+    eventually(stands_still, "the peer's system has taken all it could")
+    sending.kill()
+    waiting = link.queue.turn_bytes
+    talk.send(b"small")
+    # At once: the loop has not looked whether the system takes more.
+    link._flush()
+    assert (link.queue.small, link.queue.turn_bytes) == ([], waiting)
+    reading = bench.spawn(read_slowly, peer, taken)
+    eventually(lambda: not link.queue, "the rest is sent")
+    reading.kill()
+
+
+def payloads_of(frames: bytes) -> Iterator[tuple[int, int]]:
+    """Where each whole frame begins, and the size of its payload."""
+    start = 0
+    while start + HEADER_SIZE <= len(frames):
+        (size,) = struct.unpack_from(">I", frames, start + HEADER_SIZE - 4)
+        yield start, size
+        start += HEADER_SIZE + size
