@@ -9,16 +9,34 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import copier as copying
 import harness
 import plots
 from harness import MAX_IDLE_CONNECTIONS, SPARE_DESCRIPTORS, Report
 from peers import PEERS, installed, version
-from scenarios import Bench, Plan, Scenario, against, bulk, churn, echoes, far, http, idle, one_way, pings, relay, round_trip, streams
+from scenarios import (
+    Bench,
+    Plan,
+    Scenario,
+    against,
+    bulk,
+    churn,
+    copier,
+    echoes,
+    far,
+    http,
+    idle,
+    one_way,
+    pings,
+    relay,
+    round_trip,
+    streams,
+)
 
 SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "round-trip": round_trip.scenario,
@@ -28,6 +46,7 @@ SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "one-way": one_way.scenario,
     "pings": pings.scenario,
     "relay": relay.scenario,
+    "copier": copier.scenario,
     "far": far.scenario,
     "http": http.scenario,
     "streams": streams.scenario,
@@ -65,6 +84,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.only = options.only and list(dict.fromkeys(options.only))
     if reason := choose_peers(options):
         parser.error(reason)
+    if "copier" in (options.only or ()) and (reason := copying.missing()):
+        parser.error(f"copier: {reason}")
     if options.plot:
         if reason := plots.missing():
             parser.error(reason)
@@ -98,8 +119,10 @@ def choose_peers(options: argparse.Namespace) -> str:
     return ""
 
 
-def left_out(scenarios: Mapping[str, Scenario]) -> Iterator[str]:
+def left_out(scenarios: Mapping[str, Scenario], wanted: Collection[str]) -> Iterator[str]:
     """What was asked for and is not measured."""
+    if "copier" in wanted and (reason := copying.missing()):
+        yield f"copier: {reason}"
     for name, scenario in scenarios.items():
         if scenario.too_many:
             numbers = ", ".join(f"{count:,}" for count in scenario.too_many)
@@ -117,12 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plot:
             print("\n".join(f"chart: {file}" for file in plots.draw(content, options.plot)))
 
-    made = {name: scenario(bench) for name, scenario in SCENARIOS.items()}
+    made = {name: scenario(bench) for name, scenario in SCENARIOS.items() if name != "copier" or not copying.missing()}
     made.update({name: against.scenario(bench, name) for name in options.peers})
     if options.peers:
         facts["peers"] = ", ".join(map(version, options.peers))
     report.rows = [row for scenario in made.values() for row in scenario.rows]
-    report.left_out = list(left_out({name: scenario for name, scenario in made.items() if name in (options.only or made)}))
+    wanted = options.only or [*SCENARIOS, *options.peers]
+    report.left_out = list(left_out({name: scenario for name, scenario in made.items() if name in wanted}, wanted))
     return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan), facts, draw)
 
 

@@ -389,10 +389,21 @@ def proxy(delay: float = 0.0, rate: float = 0.0) -> Commands:
     return {"stand_between": stand_between}
 
 
+def copier() -> Commands:
+    """A program between the two that only copies bytes."""
+    from copier import Copier
+
+    def stand_between(where: Any) -> Any:
+        return {**where, "address": ["127.0.0.1", Copier(where["address"][1]).port]}
+
+    return {"stand_between": stand_between}
+
+
 CHILDREN: dict[str, Callable[[], Commands]] = {
     "gevent": lambda: end(TcpTransport()),
     "astranet": lambda: end(MeshTransport()),
     "relay": relay,
+    "copier": copier,
     "10 ms": lambda: proxy(delay=0.005),
     "100 MB/s": lambda: proxy(rate=100e6),
     **{name: functools.partial(peers.commands, name) for name in peers.PEERS},

@@ -14,7 +14,7 @@ from collections import deque
 CHUNK = 16 * 1024
 # Bytes under way with a delay: more than a window of any of the transports, so that the delay alone limits them.
 DELAYED = 64 * 1024 * 1024
-# What the kernel may hold before and behind a path that is only slow, each: a router's buffer of about half a millisecond at 100 MB/s.
+# What the kernel may hold before and behind a path that is only slow, each: a router's buffer of 0.7 ms at 100 MB/s.
 PIPE = 64 * 1024
 # Seconds: no system sleeps less, and the next piece makes up for it.
 LEAST_PAUSE = 20e-6

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -63,6 +64,53 @@ def test_bench_over_relays_and_slow_paths(tmp_path: Path) -> None:
     assert {one["side"] for one in processes} == {"server", "client", "relay", "100 MB/s"}
     assert {one["scenario"] for one in processes} == {"pings", "relay"}
     assert all(one["cpu"] > 0 and one["resident"] > 2**20 for one in processes), processes
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="it is written in C")
+def test_bench_of_a_relay_that_only_copies(tmp_path: Path) -> None:
+    table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "copier")
+    check(rows, table, {f"{way} {what}" for way in ("copied", "relayed") for what in ("echoes", "upload", "upload many")})
+    assert all(value > 0 for row in rows for value in row["ratios"])
+    processes = json.loads((tmp_path / "values.json").read_text())["processes"]
+    assert {one["side"] for one in processes} == {"server", "client", "relay", "copier"}
+    assert all(one["cpu"] > 0 for one in processes), processes
+
+
+def test_a_copier_passes_on_every_byte_both_ways_and_ends_with_either_end() -> None:
+    source = """
+import hashlib, random, socket, sys, threading
+from copier import Copier, missing
+if missing():
+    sys.exit(77)
+target = socket.create_server(("127.0.0.1", 0))
+port = Copier(target.getsockname()[1]).port
+for closes_first in (0, 1):
+    ends = [socket.create_connection(("127.0.0.1", port), 10), target.accept()[0]]
+    sent, got = [random.Random(i).randbytes(9_000_000) for i in (0, 1)], [b"", b""]
+    def read(i):
+        ends[i].settimeout(10)
+        while len(got[i]) < len(sent[0]):
+            got[i] += ends[i].recv(1 << 20)
+    threads = [threading.Thread(target=read, args=(i,)) for i in (0, 1)]
+    threads += [threading.Thread(target=ends[i].sendall, args=(sent[i],)) for i in (0, 1)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join(20)
+    assert got == sent[::-1]
+    ends[closes_first].close()
+    assert ends[1 - closes_first].recv(10) == b""
+"""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{source}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    if done.returncode == 77:
+        pytest.skip("it is written in C")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_copier_without_a_compiler(tmp_path: Path) -> None:
+    command = [sys.executable, str(LOAD / "bench.py"), "--quick", "--only", "copier"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert "copier: it is written in C, and there is no compiler (cc)" in done.stderr
 
 
 def test_bench_far_and_http(tmp_path: Path) -> None:

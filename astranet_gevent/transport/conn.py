@@ -34,9 +34,12 @@ _MAX_PARTS: Final = 512
 _TCP_INFO_PROBES: Final = 3
 _TCP_INFO_UNACKED: Final = 24
 _TCP_INFO_LAST_ACK: Final = 56
+_TCP_INFO_CWND: Final = 80
 _TCP_INFO_BYTES_ACKED: Final = 120
+_TCP_INFO_NOTSENT: Final = 144
 _TCP_INFO_BUSY_TIME: Final = 168
-_TCP_INFO_SIZE: Final = 176
+_TCP_INFO_RWND_LIMITED: Final = 176
+_TCP_INFO_SIZE: Final = 184
 
 # Bytes that may wait in the system, not sent yet, and in the batch before it: as many as the path takes in this time, for what waits there
 # cannot be overtaken. Over 100 MB/s this takes a ping beside bulk from 37 to 1 ms; with 16 KiB for every path, bulk on loopback is a sixth
@@ -46,6 +49,10 @@ _UNSENT_TIME_OF_BULK: Final = 1e-3
 _MIN_UNSENT: Final = 32 * 1024
 _MIN_UNSENT_OF_BULK: Final = 64 * 1024
 _MAX_UNSENT: Final = 1024 * 1024
+# If nothing waits there in so many looks in a row, and neither the peer's window nor congestion control holds anything back, it is the
+# process that is slow and not the path, whatever the rate seems to be: then twice as many, up to so much more.
+_LATE_LOOKS: Final = 4
+_MOST_FACTOR: Final = 32
 # Within a host, there and in the receiver's system, for small messages must not wait behind bulk: pings beside ten streams in bulk take
 # 0.5 ms instead of 1.3. And while bulk is alone, so that processes work at the same time: through a relay it is a fifth faster.
 _MAX_UNSENT_WITHIN_HOST: Final = 192 * 1024
@@ -53,8 +60,10 @@ _RECEIVE_BUFFER_WITHIN_HOST: Final = 768 * 1024
 _MAX_UNSENT_OF_BULK: Final = 256 * 1024
 _RECEIVE_BUFFER_OF_BULK: Final = 2048 * 1024
 
-# Seconds between two looks at how fast the path is.
+# Seconds between two looks at how fast the path is. After twice as long there has been a pause, and what was sent before it and during it
+# tells little; so do few bytes.
 _LOOK_INTERVAL: Final = 0.1
+_ENOUGH_SENT: Final = 64 * 1024
 
 # Linux's number: Python has no name for it.
 _TCP_NOTSENT_LOWAT: Final = 25
@@ -137,6 +146,11 @@ class SocketConn:
         self._look_due = 0.0
         # What the system had counted at the last look: bytes acknowledged, microseconds during which there was something to send.
         self._acked = self._busy_time = 0
+        # Microseconds during which the peer's window held something back, at the last look.
+        self._rwnd_limited = 0
+        # How much more than the rate asks for may wait unsent; for how many looks in a row it was too little, or, below 0, enough.
+        self._unsent_factor = 1
+        self._late_looks = 0
 
     def start_reading(
         self, writable: Callable[[], memoryview], on_read: Callable[[int], None], on_error: Callable[[OSError], None]
@@ -227,6 +241,7 @@ class SocketConn:
         self.bulk_is_alone = bulk_is_alone
         if now < self._look_due or not self._is_tcp:
             return
+        paused = now > self._look_due + _LOOK_INTERVAL
         self._look_due = now + _LOOK_INTERVAL
         info = self._tcp_info(_TCP_INFO_SIZE)
         if len(info) < _TCP_INFO_SIZE:
@@ -234,13 +249,34 @@ class SocketConn:
         (acked,) = struct.unpack_from("=Q", info, _TCP_INFO_BYTES_ACKED)
         (busy,) = struct.unpack_from("=Q", info, _TCP_INFO_BUSY_TIME)
         # Not the system's own estimate of the rate, which is that of its bursts.
-        sent, self._acked = acked - self._acked, acked
-        microseconds, self._busy_time = busy - self._busy_time, busy
-        if sent and microseconds:
-            unsent = self._suitable_unsent(sent / microseconds * 1e6)
-            self.batch_bytes = min(unsent, BATCH_BYTES)
-            with contextlib.suppress(OSError):
-                self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
+        sent, microseconds = acked - self._acked, busy - self._busy_time
+        if not paused and (sent < _ENOUGH_SENT or not microseconds):
+            return
+        self._acked, self._busy_time = acked, busy
+        (limited,) = struct.unpack_from("=Q", info, _TCP_INFO_RWND_LIMITED)
+        held_back, self._rwnd_limited = limited - self._rwnd_limited, limited
+        if paused:
+            return
+        (waiting,) = struct.unpack_from("=I", info, _TCP_INFO_NOTSENT)
+        (unacked,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
+        (cwnd,) = struct.unpack_from("=I", info, _TCP_INFO_CWND)
+        self._note_late(not waiting and unacked < cwnd and 4 * held_back < microseconds)
+        unsent = self._suitable_unsent(sent / microseconds * 1e6)
+        self.batch_bytes = min(unsent, BATCH_BYTES)
+        with contextlib.suppress(OSError):
+            self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
+
+    def _note_late(self, is_late: bool) -> None:
+        """Let more wait unsent if for some looks in a row the path could have taken more, and less if for as many it could not."""
+        if is_late is not (self._late_looks > 0):
+            self._late_looks = 0
+        self._late_looks += 1 if is_late else -1
+        if self._late_looks == _LATE_LOOKS:
+            self._late_looks = 0
+            self._unsent_factor = min(self._unsent_factor * 2, _MOST_FACTOR)
+        elif self._late_looks == -_LATE_LOOKS:
+            self._late_looks = 0
+            self._unsent_factor = max(self._unsent_factor // 2, 1)
 
     def _suitable_unsent(self, rate: float) -> int:
         """Bytes that may wait unsent in front of a path that takes ``rate`` bytes per second."""
@@ -248,7 +284,8 @@ class SocketConn:
             least, seconds, most = _MIN_UNSENT_OF_BULK, _UNSENT_TIME_OF_BULK, _MAX_UNSENT_OF_BULK
         else:
             least, seconds, most = _MIN_UNSENT, _UNSENT_TIME, _MAX_UNSENT_WITHIN_HOST
-        return max(least, min(int(rate * seconds), most if self._is_within_host else _MAX_UNSENT))
+        wanted = max(least, int(rate * seconds)) * self._unsent_factor
+        return min(wanted, most if self._is_within_host else _MAX_UNSENT)
 
     def receive_bulk(self, is_alone: bool) -> None:
         """Bulk is read: have the system hold more of it while it has the link for itself."""

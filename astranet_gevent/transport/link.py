@@ -583,6 +583,8 @@ class Link(Outlet):
         else:
             self._run_scheduled = False
         if self.core.state is not CLOSED:
+            # gevent stops a watcher whose callback raises: the flush starts it again.
+            self._stop_continuing()
             self.schedule_flush()
 
     # -- timer -----------------------------------------------------------------------------------------------------------------

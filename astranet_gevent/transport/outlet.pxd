@@ -35,6 +35,7 @@ cdef class Outlet:
     cdef double _early_wait
     cdef bint _continuing
     cdef bint _can_write
+    cdef double _turns_due
     cdef public long long turn_payload
     cdef double _small_seen
     cdef object _writer
@@ -56,7 +57,8 @@ cdef class Outlet:
 
     @cython.locals(now=double, has_small=bint)
     cdef bint _flush_once(self)
-    cdef bint _waits_for_path(self)
+    @cython.locals(now=double)
+    cdef bint _holds_turns_back(self)
     cdef _sending_failed(self, error)
     cdef _wake_blocked(self)
     cdef _switch_to(self, waiter)

@@ -45,6 +45,9 @@ _BATCHES_PER_FLUSH: Final = 4
 _BATCHES_BESIDE_SMALL: Final = 2
 _SMALL_TIME: Final = 0.1
 
+# Seconds after which large frames go along with small ones on a slow path even if its socket has not become writable in between.
+_LATEST_TURN: Final = 5e-3
+
 # Seconds without small messages after which bulk counts as alone on its link.
 _ALONE_AFTER: Final = 1.0
 
@@ -86,6 +89,8 @@ class Outlet:
         self._continuing = False
         # Whether that is why it goes on now.
         self._can_write = False
+        # Until when large frames stay here if that is not why.
+        self._turns_due = 0.0
         # Largest payload of a frame that waits for its turn: a slow path gets smaller ones, for the small frames to pass between them.
         self.turn_payload = MAX_PAYLOAD
         # When a small message was last sent, or read together with bulk.
@@ -253,7 +258,7 @@ class Outlet:
             return False
         has_small = bool(queue.small)
         try:
-            batch = queue.take(0 if self._waits_for_path() else self._conn.batch_bytes)
+            batch = queue.take(0 if self._holds_turns_back() else self._conn.batch_bytes)
             if not batch:
                 return False
             leftover = self._conn.try_send(batch)
@@ -277,9 +282,15 @@ class Outlet:
             self._busy_poll.expect(now)
         return bool(queue.turns)
 
-    def _waits_for_path(self) -> bool:
-        """Whether large frames stay here until the socket can be written: Linux takes more of a slow path's than it says it would."""
-        return self.turn_payload < MAX_PAYLOAD and self._continuing and not self._can_write
+    def _holds_turns_back(self) -> bool:
+        """Whether large frames stay here until the socket is writable: Linux takes them before that, beyond TCP_NOTSENT_LOWAT."""
+        if self.turn_payload >= MAX_PAYLOAD:
+            return False
+        now = monotonic()
+        if self._continuing and not self._can_write and now < self._turns_due:
+            return True
+        self._turns_due = now + _LATEST_TURN
+        return False
 
     def _sending_failed(self, error: OSError) -> None:
         """The peer is gone. What it sent before may still be there to be read; the end comes when that has been, or soon."""

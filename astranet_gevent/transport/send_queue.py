@@ -2,7 +2,8 @@
 
 Small data frames go in the order in which they came; large ones wait with their source (a stream, or a relayed pair), and the sources
 take turns of 128 KiB or what is left of a batch, at least one frame. A source that has something waiting adds small frames behind it, so
-the order within a source always holds. Every batch carries all small frames and at least one turn: neither kind starves the other.
+the order within a source always holds. Every batch carries all small frames and at least one turn: neither kind starves the other. Only
+one that is taken with a limit of 0, as the outlet does for some milliseconds at most, has no turn.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Numbers, in_turn
+from harness import Numbers, Pair, in_turn
 
 from . import KINDS, Bench, Scenario, at_least
 
@@ -22,11 +22,16 @@ def scenario(bench: Bench) -> Scenario:
     def one_round(number: int) -> Numbers:
         for way in in_turn(WAYS, number):
             with bench.pair(KINDS[1], ("relay",) if way == "relayed" else ()) as pair:
-                result = {
-                    "relay echoes": bench.load(pair, "echo", STREAMS).rate,
-                    "relay upload": bench.load(pair, "upload", 1).uploaded / 1e6,
-                    "relay upload many": bench.load(pair, "upload", STREAMS).uploaded / 1e6,
-                }
+                result = {f"relay {what}": value for what, value in measure(bench, pair).items()}
             yield way, result
 
     return Scenario(rows, one_round)
+
+
+def measure(bench: Bench, pair: Pair) -> dict[str, float]:
+    """Echoes per second on many streams, and MB/s on one and on many."""
+    return {
+        "echoes": bench.load(pair, "echo", STREAMS).rate,
+        "upload": bench.load(pair, "upload", 1).uploaded / 1e6,
+        "upload many": bench.load(pair, "upload", STREAMS).uploaded / 1e6,
+    }

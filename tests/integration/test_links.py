@@ -9,6 +9,7 @@ import socket as stdlib_socket
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -898,11 +899,60 @@ def test_a_relay_with_little_room_has_no_more_in_the_system(bench: Bench) -> Non
 def test_how_much_waits_unsent_in_the_system(bench: Bench, monkeypatch: Any, rate: int, is_alone: bool, unsent: int) -> None:
     """A path within a host that has taken so many bytes in a second during which there always were some."""
     conn = dialled_over_tcp(bench)[0]._conn
-    conn._acked = conn._busy_time = 0
-    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: struct.pack("=120xQ40xQ", rate, 1_000_000))
-    conn.suit_path(time.monotonic(), is_alone)
+    look_at_path(conn, monkeypatch, is_alone, rate, 1_000_000, waiting=1)
     assert conn._raw.getsockopt(socket.IPPROTO_TCP, 25) == unsent
     assert conn.batch_bytes == unsent
+
+
+def look_at_path(conn: Any, monkeypatch: Any, is_alone: bool, sent: int, microseconds: int, **told: int) -> None:
+    """Another look, of which the system says that so much has been sent since the last one, in so long."""
+    before = conn._acked, conn._busy_time, conn._rwnd_limited
+    if not conn._look_due:
+        # After a pause nothing is told from what was sent until then.
+        monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: tcp_info(*before))
+        conn.suit_path(time.monotonic(), is_alone)
+    limited = before[2] + told.pop("limited", 0)
+    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: tcp_info(before[0] + sent, before[1] + microseconds, limited, **told))
+    conn.suit_path(conn._look_due, is_alone)
+
+
+def tcp_info(acked: int, busy: int, limited: int, waiting: int = 0, unacked: int = 0) -> bytes:
+    """What of Linux's struct tcp_info is looked at, with a congestion window of 10 segments."""
+    return struct.pack("=24xI52xI36xQ16xI20xQQ", unacked, 10, acked, waiting, busy, limited)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
+def test_a_process_that_is_busy_does_not_take_its_path_for_a_slow_one(bench: Bench, monkeypatch: Any) -> None:
+    """It sends little at a time, so that the path seems slow; but nothing waits when it comes to send more, and nothing holds it back."""
+    conn = dialled_over_tcp(bench)[0]._conn
+    late: dict[str, int] = {}
+    for told, sizes in (
+        (late, [32, 32, 32]),
+        ({"waiting": 1}, [32]),
+        (late, [32, 32, 32]),
+        ({"unacked": 10}, [32]),
+        (late, [32, 32, 32]),
+        ({"limited": 300_000}, [32]),
+        (late, [32, 32, 32, 64, 64, 64, 64, 128, 128, 128, 128, 192, 192]),
+        ({"waiting": 1}, [192, 192, 192]),
+        (late, [192]),
+        ({"waiting": 1}, [192, 192, 192, 128, 128, 128, 128, 64, 64, 64, 64, 32, 32]),
+    ):
+        for size in sizes:
+            look_at_path(conn, monkeypatch, False, MIB, 1_000_000, **told)
+            assert conn.batch_bytes == size * 1024, (told, sizes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how fast a path is")
+def test_few_bytes_and_times_before_a_pause_tell_nothing_of_the_path(bench: Bench, monkeypatch: Any) -> None:
+    conn = dialled_over_tcp(bench)[0]._conn
+    look_at_path(conn, monkeypatch, False, 50_000, 1_000_000, waiting=1)
+    assert conn.batch_bytes == 256 * 1024
+    look_at_path(conn, monkeypatch, False, 100_000, 1_000_000, waiting=1)
+    assert conn.batch_bytes == 32 * 1024
+    monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: tcp_info(1000 * MIB, 3_000_000, 0))
+    conn.suit_path(conn._look_due + 10.0, False)
+    assert conn.batch_bytes == 32 * 1024
 
 
 @pytest.mark.parametrize("kind", ["memory", "tcp"])
@@ -1005,22 +1055,24 @@ def test_what_is_large_stays_behind_beside_small_messages_on_a_slow_path(bench: 
     eventually(lambda: len(taken) > settled, "what was queued or sent before that has gone")
     before = len(taken)
     eventually(lambda: len(taken) > before + 2 * MIB, "the frames of the time after that arrive")
-    gevent.killall([reading, chatting])
-    assert {size for start, size in payloads_of(taken) if start >= settled} == {5, 32 * 1024}
-
-    def stands_still() -> bool:
+    sizes = Counter(size for start, size in payloads_of(taken) if start >= settled)
+    # Now and then nothing waits in the system, and then there may be larger ones for a moment.
+    assert sizes[32 * 1024] > sum(sizes.values()) - sizes[32 * 1024] - sizes[5], sizes
+    # As gevent does when Ctrl-C strikes in the watcher's callback.
+    link._conn.stop_writing()
+    before = len(taken)
+    eventually(lambda: len(taken) > before + 2 * MIB, "the rest goes along with small messages")
+    gevent.killall([sending, chatting])
+    stayed = []
+    while (waiting := link.queue.turn_bytes) > 64 * 1024:
+        eventually(lambda left=waiting: link.queue.turn_bytes < left, "another batch is sent")
         waiting = link.queue.turn_bytes
-        gevent.sleep(0.05)
-        return 0 < waiting == link.queue.turn_bytes
-
-    eventually(stands_still, "the peer's system has taken all it could")
-    sending.kill()
-    waiting = link.queue.turn_bytes
-    talk.send(b"small")
-    # At once: the loop has not looked whether the system takes more.
-    link._flush()
-    assert (link.queue.small, link.queue.turn_bytes) == ([], waiting)
-    reading = bench.spawn(read_slowly, peer, taken)
+        talk.send(b"small")
+        # At once: the loop has not looked whether the system takes more.
+        link._flush()
+        stayed.append(link.queue.turn_bytes == waiting)
+    # But when this process had the core for less than some milliseconds.
+    assert stayed.count(True) > len(stayed) // 2, stayed
     eventually(lambda: not link.queue, "the rest is sent")
     reading.kill()
 
