@@ -1,5 +1,4 @@
-/* Passes on what two connected sockets send each other, and looks at none of it: the least that a process between two others can do.
- * See copier.py. */
+/* Passes on what two connected sockets send each other, and looks at none of it. See copier.py. */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""A process between two others that copies bytes, in C, and looks at none of them: what a relay can cost at the least on this machine."""
+"""A process between two others that copies bytes, in C, and looks at none of them: what a third process costs by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Echoes and bulk through a program that only copies bytes, against a direct link and a relay: what is left to win on this machine."""
+"""Echoes and bulk through a program that only copies bytes, against a direct link and a relay: what a third process costs by itself."""
 
 from __future__ import annotations
 
