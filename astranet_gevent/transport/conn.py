@@ -256,12 +256,16 @@ class SocketConn:
         (limited,) = struct.unpack_from("=Q", info, _TCP_INFO_RWND_LIMITED)
         held_back, self._rwnd_limited = limited - self._rwnd_limited, limited
         if paused:
+            # It is not known to be slow any more.
+            self._have_unsent(max(self.batch_bytes, _MIN_UNSENT_OF_BULK))
             return
         (waiting,) = struct.unpack_from("=I", info, _TCP_INFO_NOTSENT)
         (unacked,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
         (cwnd,) = struct.unpack_from("=I", info, _TCP_INFO_CWND)
         self._note_late(not waiting and unacked < cwnd and 4 * held_back < microseconds)
-        unsent = self._suitable_unsent(sent / microseconds * 1e6)
+        self._have_unsent(self._suitable_unsent(sent / microseconds * 1e6))
+
+    def _have_unsent(self, unsent: int) -> None:
         self.batch_bytes = min(unsent, BATCH_BYTES)
         with contextlib.suppress(OSError):
             self._raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)

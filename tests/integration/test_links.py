@@ -952,7 +952,7 @@ def test_few_bytes_and_times_before_a_pause_tell_nothing_of_the_path(bench: Benc
     assert conn.batch_bytes == 32 * 1024
     monkeypatch.setattr(type(conn), "_tcp_info", lambda _, size: tcp_info(1000 * MIB, 3_000_000, 0))
     conn.suit_path(conn._look_due + 10.0, False)
-    assert conn.batch_bytes == 32 * 1024
+    assert conn.batch_bytes == 64 * 1024
 
 
 @pytest.mark.parametrize("kind", ["memory", "tcp"])
