@@ -11,6 +11,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from proxy import Forwarder
+
 SOURCE = Path(__file__).with_name("copier.c")
 # Those of a link within a host whose bulk is alone.
 RECEIVE_BUFFER = 2 * 1024 * 1024
@@ -31,27 +33,20 @@ def load_library() -> ctypes.CDLL:
         return ctypes.CDLL(str(library))
 
 
-class Copier:
-    """Listens on a port of its own and passes connections on to another of 127.0.0.1; lives as long as its process."""
+class Copier(Forwarder):
+    """As fast as it goes."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
         self._library = load_library()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(target)
 
-    def _accept(self) -> None:
-        while True:
-            near, _ = self._listener.accept()
-            far = socket.create_connection(("127.0.0.1", self._target))
-            threading.Thread(target=self._copy, args=(near, far), daemon=True).start()
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        threading.Thread(target=self._copy, args=(near, far), daemon=True).start()
 
     def _copy(self, near: socket.socket, far: socket.socket) -> None:
         with near, far:
             for sock in (near, far):
                 sock.setblocking(False)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
                 with contextlib.suppress(OSError, AttributeError):
                     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)

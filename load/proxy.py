@@ -22,13 +22,11 @@ LEAST_PAUSE = 20e-6
 MOST_CATCH_UP = 0.5e-3
 
 
-class Proxy:
+class Forwarder:
     """Listens on a port of its own and passes connections on to another of 127.0.0.1; lives as long as its process."""
 
-    def __init__(self, target: int, delay: float, rate: float) -> None:
+    def __init__(self, target: int) -> None:
         self._target = target
-        self._delay = delay
-        self._rate = rate
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -39,12 +37,29 @@ class Proxy:
             far = socket.create_connection(("127.0.0.1", self._target))
             for sock in (near, far):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._rate:
-                    # What the kernel buffers behind the slow path would hide it. Linux takes twice what it is told, and fills it.
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE // 2)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIPE // 2)
-            for source, target in ((near, far), (far, near)):
-                Direction(source, target, self._delay, self._rate)
+            self._carry(near, far)
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        """Start to pass on what the two send."""
+        raise NotImplementedError
+
+
+class Proxy(Forwarder):
+    """Later, or no faster than a rate in bytes per second."""
+
+    def __init__(self, target: int, delay: float, rate: float) -> None:
+        self._delay = delay
+        self._rate = rate
+        super().__init__(target)
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        if self._rate:
+            for sock in (near, far):
+                # What the kernel buffers behind the slow path would hide it. Linux takes twice what it is told, and fills it.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE // 2)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIPE // 2)
+        for source, target in ((near, far), (far, near)):
+            Direction(source, target, self._delay, self._rate)
 
 
 class Direction:
