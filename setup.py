@@ -25,6 +25,7 @@ MODULES = (
     "astranet_gevent.protocol.window",
     "astranet_gevent.transport.busy_poll",
     "astranet_gevent.transport.conn",
+    "astranet_gevent.transport.deadlines",
     "astranet_gevent.transport.link",
     "astranet_gevent.transport.listener",
     "astranet_gevent.transport.outlet",

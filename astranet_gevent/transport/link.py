@@ -631,6 +631,7 @@ class Link(Outlet):
         self._buffer.trim()
         # What an interrupt has ended where nothing catches it, as at the very entry of a callback.
         self._resume()
+        self.deadlines.resume()
         if isinstance(self._conn, SocketConn):
             self._buffer.renew()
             # In case the bulk has ended: if not, the next read says so.
@@ -785,6 +786,7 @@ class Link(Outlet):
         lost.__cause__ = error
         self._timer.stop()
         self._timer.close()
+        self.deadlines.stop()
         self._break_all(lost)
         if self.heard is not None:
             self.heard.set()
@@ -821,6 +823,7 @@ class Link(Outlet):
         self.forked = True
         self.thread = -1
         self._timer.stop()
+        self.deadlines.stop()
         # What was queued is the parent's to send, and nothing of the child's goes to its peer.
         self.core.close()
         self.queue.clear()

@@ -3,6 +3,7 @@ cimport cython
 
 from astranet_gevent.protocol.link cimport LinkCore
 from astranet_gevent.transport.busy_poll cimport BusyPoll
+from astranet_gevent.transport.deadlines cimport Deadlines
 from astranet_gevent.transport.send_queue cimport SendQueue
 
 # Names that every batch looks up: in C variables instead of the module's dictionary.
@@ -17,6 +18,7 @@ cdef class Outlet:
     cdef public bint forked
     cdef public LinkCore core
     cdef public SendQueue queue
+    cdef public Deadlines deadlines
     cdef public dict blocked
     cdef public bint flush_scheduled
     cdef public bint answer_at_once

@@ -22,6 +22,7 @@ from ..protocol.link import CLOSED, DRAINING, LinkCore
 from ..threads import get_ident
 from .busy_poll import BusyPoll
 from .conn import Buffer, Conn, SocketConn, broken_off
+from .deadlines import Deadlines
 from .send_queue import SendQueue
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Outlet:
         self.forked = False
         self.core = core
         self.queue = SendQueue(config.queue_bytes)
+        # Of all who wait for a stream of this link.
+        self.deadlines = Deadlines(hub.loop)
         # Senders that wait for room in the queue, in the order in which they came.
         self.blocked: dict[Stream, None] = {}
         self.flush_scheduled = False

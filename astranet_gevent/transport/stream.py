@@ -529,22 +529,20 @@ class Stream(StreamCore):
         current = getcurrent()
         if current is hub:
             raise AstraNetError(f"{self!r}: a callback that runs in the hub must not wait")
+        if timeout is not None and timeout <= 0:
+            raise StreamTimeout
         timer = None
-        if timeout is not None:
-            if timeout <= 0:
-                raise StreamTimeout
-            timer = hub.loop.timer(timeout)
-            # update: the loop's own idea of the time may be old, and a timeout must not come early.
-            timer.start(self._expire, slot, current, update=True)
         setattr(self, slot, current)
         try:
+            if timeout is not None:
+                timer = link.deadlines.begin(current, timeout, self._expire, slot)
             if link.switch_away(current) is _EXPIRED:
                 raise StreamTimeout
         finally:
             if getattr(self, slot) is current:
                 setattr(self, slot, None)
-            if timer is not None:
-                timer.close()
+            if timeout is not None:
+                link.deadlines.finish(current, timer)
 
     def _expire(self, slot: str, waiter: Any) -> None:
         if getattr(self, slot) is waiter:

@@ -1,0 +1,16 @@
+# Types for the compiled variant; see "Two builds" in docs/design.md.
+cdef class Deadlines:
+    cdef object _loop
+    cdef object _clock
+    cdef dict _waits
+    cdef double _latest
+    cdef object _timer
+    cdef double _timer_due
+
+    cpdef begin(self, waiter, double timeout, expire, what)
+    cpdef finish(self, waiter, timer)
+    cpdef resume(self)
+    cpdef stop(self)
+    cdef _arm(self, double due)
+    cdef _arm_for_first(self)
+    cpdef _on_timer(self)
