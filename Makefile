@@ -7,7 +7,7 @@ ARGS ?=
 # A third of the tests' time is waiting for processes that they have started. A file's tests stay together: some share servers.
 PARALLEL ?= --numprocesses 3 --dist loadfile
 # What `make compiled` runs.
-TESTS ?= tests/unit tests/conformance tests/wire tests/integration/test_links.py tests/integration/test_waking.py tests/test_properties.py
+TESTS ?= tests/unit tests/conformance tests/wire tests/integration/test_links.py tests/integration/test_waking.py tests/test_properties.py tests/test_packaging.py
 
 BIN := $(VENV)/bin
 # The version is part of the stamp's name, so that another PYTHON gets an environment of its own making.
@@ -72,6 +72,6 @@ $(STAMP): pyproject.toml
 $(SERVERS): tools/install_servers.py $(STAMP)
 	@$(BIN)/python tools/install_servers.py $@
 
-$(COMPILED_STAMP): $(STAMP) setup.py tools/make_compiled.py $(wildcard astranet_gevent/*.p* astranet_gevent/*/*.p* patches/*.py)
+$(COMPILED_STAMP): $(STAMP) setup.py tools/make_compiled.py $(wildcard astranet_gevent/*.c astranet_gevent/*.p* astranet_gevent/*/*.p* patches/*.py)
 	@$(BIN)/python tools/make_compiled.py $(COMPILED) $(VENV)
 	@touch $@

@@ -1,5 +1,10 @@
 """Streams by service name: any number of them over one TCP connection, for gevent. See README.md."""
 
+# ruff: noqa: E402 - the build is chosen before any module that there may be two of.
+from .builds import choose_build
+
+choose_build(__path__)
+
 from .address import format_node_id, parse_node_id
 from .config import Config, Role
 from .errors import (

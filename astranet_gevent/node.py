@@ -43,6 +43,7 @@ from .errors import (
     StreamTimeout,
     WrongThreadError,
 )
+from .greenlet_memory import keep_greenlet_memory
 from .joining import Follower, LinkListener, Peering, advertised_addresses, reachable_address
 from .protocol.frame import Command, address_key, encode_frame, reverse_key, split_key
 from .protocol.handshake import decode_handshake, encode_handshake
@@ -80,6 +81,7 @@ class Node:
     """One running node. ``AstraNet`` is its public face; a LinkOwner and a JoinOwner."""
 
     def __init__(self, config: Config) -> None:
+        keep_greenlet_memory()
         self.config = config
         self.node_id = new_node_id()
         self.hub = gevent.get_hub()

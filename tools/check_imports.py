@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("threads",),
     ("address",),
-    ("builds", "errors"),
+    ("builds", "errors", "greenlet_memory"),
 )
 
 # The protocol is driven by its caller: no input, output, clock, dice or log of its own.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import SPARE_DESCRIPTORS, STEP_LIMIT, Cores, Numbers, Others, Pair, Row, descriptor_limit, in_turn
+from harness import SPARE_DESCRIPTORS, STEP_LIMIT, ChildFailed, Cores, Numbers, Others, Pair, Row, descriptor_limit, in_turn
 
 ENDS = str(Path(__file__).resolve().parent.parent / "ends.py")
 
@@ -77,12 +77,17 @@ class Window:
 
     @classmethod
     def of(cls, pair: Pair, seconds: float) -> Window:
-        """What both do in so many seconds from now on."""
+        """What both do in so many seconds from now on, or in as many times that as something to count takes."""
         before = [child.ask("sample") for child in (pair.server, pair.client)]
-        time.sleep(seconds)
-        after = [child.ask("sample") for child in (pair.server, pair.client)]
-        server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
-        return cls(server, client)
+        limit = time.monotonic() + STEP_LIMIT
+        while True:
+            time.sleep(seconds)
+            after = [child.ask("sample") for child in (pair.server, pair.client)]
+            server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
+            if client["count"] or client.get("bytes") or server.get("bytes"):
+                return cls(server, client)
+            if time.monotonic() > limit:
+                raise ChildFailed(f"nothing was answered or received within {STEP_LIMIT:g} s")
 
     @property
     def rate(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from harness import STEP_LIMIT, ChildFailed, Pair, Row
+from harness import STEP_LIMIT, Pair, Row
 
 from . import KINDS, Bench, Scenario, Window, at_least, compared_at
 
@@ -35,6 +35,4 @@ def requested(pair: Pair, greenlets: int, warm: float, seconds: float) -> Window
     time.sleep(warm)
     window = Window.of(pair, seconds)
     pair.client.ask("stop", 2 * STEP_LIMIT)
-    if not window.rate:
-        raise ChildFailed(f"no request was answered within {seconds:g} s")
     return window
