@@ -337,6 +337,40 @@ def test_of_a_process(source: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+SAMPLED = """
+from types import SimpleNamespace
+import scenarios
+from scenarios import Window
+
+class Process:
+    def __init__(self, **samples):
+        self.samples = [dict(zip(samples, each), clock=0.0, cpu=0.0) for each in zip(*samples.values())]
+    def ask(self, what):
+        assert what == "sample"
+        return self.samples.pop(0)
+
+pair = SimpleNamespace(client=Process(count=[5, 5, 5, 6, 9]), server=Process(count=[7] * 5))
+window = Window.of(pair, 0.01)
+assert window.client["count"] == 1 and len(pair.client.samples) == 1, pair.client.samples
+pair = SimpleNamespace(client=Process(count=[5, 5, 5], bytes=[0, 0, 0]), server=Process(count=[7] * 3, bytes=[1, 1, 8]))
+assert Window.of(pair, 0.01).server["bytes"] == 7
+scenarios.STEP_LIMIT = 0.0
+try:
+    Window.of(SimpleNamespace(client=Process(count=[5] * 9), server=Process(count=[5] * 9)), 0.01)
+except scenarios.ChildFailed as error:
+    assert "nothing was answered" in str(error), error
+else:
+    raise AssertionError("a window in which nothing happened has no rate")
+"""
+
+
+def test_a_window_lasts_until_there_is_something_to_count() -> None:
+    """On a machine that is busy with something else: nothing can be divided by a rate of 0."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{SAMPLED}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["--peers"], ["--only", "h2"]])
 def test_peers_that_are_not_installed(arguments: list[str]) -> None:
     """None of all, or one by name: nothing is measured, and it is said what to install."""
