@@ -277,12 +277,13 @@ class Loads:
 
     def _ping(self, conn: Conn, first: float) -> None:
         """An exchange now and then."""
-        clock = time.perf_counter
+        clock, counter = time.perf_counter, self._counter
         gevent.sleep(first)
         while self._running:
             start = clock()
             exchange(conn)
             self._times.append(clock() - start)
+            counter.count += 1
             gevent.sleep(PING_PERIOD)
         conn.close()
 

@@ -344,7 +344,7 @@ from scenarios import Window
 
 class Process:
     def __init__(self, **samples):
-        self.samples = [dict(zip(samples, each), clock=0.0, cpu=0.0) for each in zip(*samples.values())]
+        self.samples = [dict(zip(samples, each), clock=float(n), cpu=0.0) for n, each in enumerate(zip(*samples.values()))]
     def ask(self, what):
         assert what == "sample"
         return self.samples.pop(0)
@@ -353,7 +353,7 @@ pair = SimpleNamespace(client=Process(count=[5, 5, 5, 6, 9]), server=Process(cou
 window = Window.of(pair, 0.01)
 assert window.client["count"] == 1 and len(pair.client.samples) == 1, pair.client.samples
 pair = SimpleNamespace(client=Process(count=[5, 5, 5], bytes=[0, 0, 0]), server=Process(count=[7] * 3, bytes=[1, 1, 8]))
-assert Window.of(pair, 0.01).server["bytes"] == 7
+assert Window.of(pair, 0.01, "uploaded").server["bytes"] == 7
 scenarios.STEP_LIMIT = 0.0
 try:
     Window.of(SimpleNamespace(client=Process(count=[5] * 9), server=Process(count=[5] * 9)), 0.01)

@@ -6,11 +6,13 @@ cdef class Deadlines:
     cdef double _latest
     cdef object _timer
     cdef double _timer_due
+    cdef bint _closed
 
     cpdef begin(self, waiter, double timeout, expire, what)
     cpdef finish(self, waiter, timer)
     cpdef resume(self)
-    cpdef stop(self)
+    cpdef close(self)
+    cdef _stop(self)
     cdef _arm(self, double due)
     cdef _arm_for_first(self)
     cpdef _on_timer(self)

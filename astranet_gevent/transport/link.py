@@ -786,7 +786,7 @@ class Link(Outlet):
         lost.__cause__ = error
         self._timer.stop()
         self._timer.close()
-        self.deadlines.stop()
+        self.deadlines.close()
         self._break_all(lost)
         if self.heard is not None:
             self.heard.set()
@@ -823,7 +823,6 @@ class Link(Outlet):
         self.forked = True
         self.thread = -1
         self._timer.stop()
-        self.deadlines.stop()
         # What was queued is the parent's to send, and nothing of the child's goes to its peer.
         self.core.close()
         self.queue.clear()

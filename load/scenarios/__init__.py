@@ -52,19 +52,19 @@ class Bench:
         """A new server and client, and what stands between them."""
         return Pair(script, kind, self.cores, self.others, between)
 
-    def window(self, pair: Pair, seconds: float = 0.0) -> Window:
-        """What both processes do in a while: the plan's, or so many seconds."""
-        return Window.of(pair, seconds or self.plan.seconds)
-
     def load(self, pair: Pair, what: str, streams: int, size: int = 0, seconds: float = 0.0) -> Window:
         """A load from its start to its end: warming up, and a window."""
         pair.client.ask("start", 10 * STEP_LIMIT, what=what, streams=streams, size=size)
         time.sleep(self.plan.warm)
         pair.client.ask("forget")
-        window = self.window(pair, seconds)
+        window = Window.of(pair, seconds or self.plan.seconds, COUNTED.get(what, "rate"))
         window.times = pair.client.ask("times") if what in ("timed_echo", "ping", "churn", "early_churn") else {}
         pair.client.ask("stop", 2 * STEP_LIMIT)
         return window
+
+
+#: What a Window says of a load; of those that are not named, the rate.
+COUNTED = {"upload": "uploaded", "download": "downloaded", "messages": "uploaded"}
 
 
 @dataclass
@@ -76,16 +76,17 @@ class Window:
     times: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pair: Pair, seconds: float) -> Window:
-        """What both do in so many seconds from now on, or in as many times that as something to count takes."""
+    def of(cls, pair: Pair, seconds: float, counted: str = "rate") -> Window:
+        """What both do in so many seconds from now on, or in as many times that as it takes until ``counted`` is not 0."""
         before = [child.ask("sample") for child in (pair.server, pair.client)]
         limit = time.monotonic() + STEP_LIMIT
         while True:
             time.sleep(seconds)
             after = [child.ask("sample") for child in (pair.server, pair.client)]
             server, client = ({key: end[key] - start[key] for key in end} for start, end in zip(before, after, strict=True))
-            if client["count"] or client.get("bytes") or server.get("bytes"):
-                return cls(server, client)
+            window = cls(server, client)
+            if getattr(window, counted):
+                return window
             if time.monotonic() > limit:
                 raise ChildFailed(f"nothing was answered or received within {STEP_LIMIT:g} s")
 

@@ -211,10 +211,68 @@ def test_who_is_called_and_does_nothing_is_not_called_again() -> None:
     assert not loop.timers
 
 
-def test_stop_leaves_no_timer() -> None:
+def test_closed_it_has_a_timer_only_as_long_as_somebody_waits() -> None:
     waits = Waits()
     waits.begin(1, 1)
     waits.finish(1)
-    waits.deadlines.stop()
+    assert waits.loop.timers
+    waits.deadlines.close()
     assert not waits.loop.timers
-    waits.deadlines.stop()
+
+    waits.begin(1, 1)
+    waits.begin(2, 1)
+    waits.begin(3, 3600)
+    waits.deadlines.close()
+    waits.finish(1)
+    waits.loop.advance(1)
+    assert [who for who, _ in waits.expired] == [2]
+    waits.finish(3)
+    assert not waits.loop.timers
+
+
+def test_closed_in_the_course_of_a_timeout() -> None:
+    """As when who is told closes the link: another waiter, with long to go, is woken later."""
+    waits = Waits()
+    waits.then[1] = waits.deadlines.close
+    waits.begin(1, 1)
+    waits.begin(2, 3600)
+    waits.loop.advance(1)
+    waits.finish(2)
+    assert not waits.loop.timers
+
+
+def test_a_wait_that_an_interrupt_kept_from_being_finished() -> None:
+    """The next one of the same waiter has its own place, and does not end early."""
+    waits = Waits()
+    for next_timeout in (100, 1):
+        waits.expired.clear()
+        start = waits.loop.now
+        waits.begin(1, 10)
+        waits.begin(2, 10)
+        waits.begin(1, next_timeout)
+        waits.loop.advance(200)
+        assert sorted(waits.expired) == [(1, start + next_timeout), (2, start + 10)]
+
+
+def test_a_timer_that_an_interrupt_has_ended_does_not_count() -> None:
+    waits = Waits()
+    waits.begin(1, 1)
+    waits.finish(1)
+    for timer in list(waits.loop.timers):
+        timer.stop()
+    waits.begin(2, 1)
+    waits.loop.advance(1)
+    assert waits.expired == [(2, 101.0)]
+
+
+def test_who_waits_need_not_be_hashable() -> None:
+    loop = ManualLoop()
+    called: list[Any] = []
+    deadlines = Deadlines(loop, lambda: loop.now)
+    waiters: list[list[int]] = [[], []]
+    for waiter in waiters:
+        deadlines.begin(waiter, 1, lambda _, who: called.append(who), "slot")
+    deadlines.finish(waiters[0], None)
+    loop.advance(1)
+    assert len(called) == 1
+    assert called[0] is waiters[1]
