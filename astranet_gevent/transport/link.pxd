@@ -26,7 +26,7 @@ cdef class Link(Outlet):
     cdef public object heard
     cdef public object _owner
     cdef bytes _own_id
-    cdef FrameBuffer _buffer
+    cdef public FrameBuffer _buffer
     cdef object _cancelled
     cdef WindowBudget _budget
     cdef public dict _large
