@@ -73,10 +73,10 @@ class BuildExtensions(build_ext):
 def extensions() -> list[Extension]:
     if os.environ.get("ASTRANET_GEVENT_COMPILE", "") in ("", "0"):
         return []
-    sources = [name.replace(".", "/") + ".py" for name in MODULES]
+    sources = {name: name.replace(".", "/") + ".py" for name in MODULES}
     # What Python has no words for.
-    names, sources = [*MODULES, "astranet_gevent._greenlet_memory"], [*sources, "astranet_gevent/_greenlet_memory.c"]
-    return [Extension(name, [source], extra_compile_args=COMPILER_FLAGS) for name, source in zip(names, sources, strict=True)]
+    sources["astranet_gevent._greenlet_memory"] = "astranet_gevent/_greenlet_memory.c"
+    return [Extension(name, [source], extra_compile_args=COMPILER_FLAGS) for name, source in sources.items()]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})

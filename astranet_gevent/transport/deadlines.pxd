@@ -14,5 +14,4 @@ cdef class Deadlines:
     cpdef close(self)
     cdef _stop(self)
     cdef _arm(self, double due)
-    cdef _arm_for_first(self)
     cpdef _on_timer(self)

@@ -66,8 +66,8 @@ class Deadlines:
 
     def resume(self) -> None:
         """Make up for an interrupt at a place where nothing catches it, as at the entry of a callback."""
-        if self._waits and not (self._timer is not None and self._timer.active):
-            self._arm_for_first()
+        if self._waits and (self._timer is None or not self._timer.active):
+            self._arm(next(iter(self._waits.values()))[0])
 
     def close(self) -> None:
         """Keep the timer no longer than somebody waits."""
@@ -87,11 +87,6 @@ class Deadlines:
         self._timer = self._loop.timer(max(0.0, due - self._clock()))
         self._timer.start(self._on_timer, update=True)
 
-    def _arm_for_first(self) -> None:
-        for wait in self._waits.values():
-            self._arm(wait[0])
-            return
-
     def _on_timer(self) -> None:
         try:
             now = self._clock()
@@ -108,6 +103,4 @@ class Deadlines:
                     wait[1](wait[2], wait[3])
         finally:
             # Also after an interrupt, for those who have not been called.
-            if not (self._timer is not None and self._timer.active):
-                self._stop()
-                self._arm_for_first()
+            self.resume()
