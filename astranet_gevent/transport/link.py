@@ -548,13 +548,13 @@ class Link(Outlet):
         del self._readable[stream]
         if waiter is None:
             return
-        self.answer_at_once = self._answers_whole
+        self.begin_answer()
         stream.recv_waiter = None
         try:
             waiter.switch()
         except BaseException:  # noqa: BLE001 - likewise
             self.hub.handle_error(waiter, *sys.exc_info())
-        self._note_parts()
+        self.end_answer()
 
     def _run_receivers(self, was_scheduled: bool) -> None:
         # Answers to what was read must not wait for the callbacks of others, such as a server that accepts a hundred streams.
@@ -576,7 +576,7 @@ class Link(Outlet):
 
     def _resume(self) -> None:
         """Have those who are noted woken, and what is queued sent, by callbacks: Ctrl-C struck in the hub, and the program may go on."""
-        self.answer_at_once = False
+        self.parts_left = 0
         if self._readable or self._writable:
             # Also those of a link that has ended: they are to hear of it.
             self._schedule_run()

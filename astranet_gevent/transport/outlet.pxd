@@ -21,8 +21,8 @@ cdef class Outlet:
     cdef public Deadlines deadlines
     cdef public dict blocked
     cdef public bint flush_scheduled
-    cdef public bint answer_at_once
-    cdef bint _answers_whole
+    cdef public Py_ssize_t parts_left
+    cdef Py_ssize_t _answer_parts
     cdef public list woken
     cdef public object _conn
     cdef BusyPoll _busy_poll
@@ -46,8 +46,9 @@ cdef class Outlet:
     cpdef send_control(self, frame)
     cpdef schedule_flush(self)
     cpdef start_early_flushes(self)
-    cpdef send_answer(self)
-    cdef _note_parts(self)
+    cpdef add_part(self)
+    cdef begin_answer(self)
+    cdef end_answer(self)
     cpdef flush_early(self)
     cpdef bint wants_flush(self)
     cpdef _flush(self)

@@ -38,6 +38,10 @@ __all__ = ["Outlet"]
 _EARLY_FLUSH: Final = 50e-6
 _LATEST_FLUSH: Final = 4e-3
 
+# Small frames of one answer up to which it is told from their number that it is whole, and more than anybody writes in a turn.
+_MOST_PARTS: Final = 8
+_NEVER: Final = 1 << 30
+
 # Batches sent in one go before other greenlets get their turn.
 _BATCHES_PER_FLUSH: Final = 4
 
@@ -68,10 +72,10 @@ class Outlet:
         # Senders that wait for room in the queue, in the order in which they came.
         self.blocked: dict[Stream, None] = {}
         self.flush_scheduled = False
-        # Set while somebody who got data is run alone whose answer goes as it is written, until then.
-        self.answer_at_once = False
-        # Whether the last answer of somebody who was run alone was one frame: the next one is then sent as it is written.
-        self._answers_whole = False
+        # While somebody who got data is run alone: how many small frames of the answer are still to come before it is sent.
+        self.parts_left = 0
+        # Of how many frames such an answer was the last time: it is sent when as many have been written. 0 if that is not known.
+        self._answer_parts = 0
         # Streams whose readers are being run, the next one last: see switch_away(). Empty at other times.
         self.woken: list[Stream] = []
         self._conn = conn
@@ -160,22 +164,31 @@ class Outlet:
         self._early_wait = _EARLY_FLUSH
         self._flush_due = monotonic() + _EARLY_FLUSH
 
-    def send_answer(self) -> None:
-        """Send the answer of somebody who is run alone: the peer has work while the writer goes back to wait."""
-        self.answer_at_once = False
-        if not self._writing and not self.queue.turns:
+    def begin_answer(self) -> None:
+        """Somebody who got data is run alone from now on, until ``end_answer()``."""
+        self.parts_left = self._answer_parts or _NEVER
+
+    def add_part(self) -> None:
+        """Somebody who is run alone has written a small frame: send the answer if that was the last one, for the peer to work on it."""
+        self.parts_left -= 1
+        if not self.parts_left and not self._writing and not self.queue.turns:
             self._flush_once()
 
-    def _note_parts(self) -> None:
-        """Somebody has been run alone: tell from what is queued now whether such answers may go as they are written.
+    def end_answer(self) -> None:
+        """Whoever was run alone waits again: tell from what has been written when such answers are whole.
 
-        What is left to do until the writer waits again takes as long as a switch. But the parts of one answer, as head and body of a
-        response, are worth a frame each and not a system call and a wake-up of the peer each.
+        What is left to do until the writer waits again takes as long as a switch, or, in a server of HTTP, as a system call. But the parts
+        of one answer, as head and body of a response, are worth a frame each and not a system call and a wake-up of the peer each.
         """
-        self.answer_at_once = False
-        parts = len(self.queue.small)
-        if parts:
-            self._answers_whole = parts == 1 and not self._answers_whole
+        expected = self._answer_parts or _NEVER
+        parts = expected - self.parts_left
+        if not self.parts_left:
+            if self.queue.small:
+                # There was more: it is counted the next time.
+                self._answer_parts = 0
+        elif parts:
+            self._answer_parts = parts if parts <= _MOST_PARTS else 0
+        self.parts_left = 0
 
     def flush_early(self) -> None:
         """Send what has come together so far, unless there is large data in it: that is sent best in large batches."""

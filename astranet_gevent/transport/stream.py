@@ -404,8 +404,8 @@ class Stream(StreamCore):
         else:
             queue.push_small_parts(head, data)
         self.send_left = left - size
-        if link.answer_at_once:
-            link.send_answer()
+        if link.parts_left:
+            link.add_part()
         elif not link.flush_scheduled:
             link.schedule_flush()
         return size

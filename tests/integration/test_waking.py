@@ -133,6 +133,45 @@ def test_an_answer_is_sent_as_it_is_written(bench: Bench) -> None:
         near.close()
 
 
+def test_an_answer_in_parts_is_sent_with_its_last(bench: Bench) -> None:
+    """Once it is known of how many they are on a link: while the one who wrote them has more to do. Never the first parts by themselves."""
+    counts = [2, 2, 2, 3, 3, 3, 1, 1, 9, 9, 9]
+    with deadline():
+        near, far, conn = connect(bench)
+        # For each answer what had been sent of it after each of its parts.
+        seen: list[list[int]] = []
+
+        def answer() -> None:
+            for number, count in enumerate(counts):
+                far.recv(100)
+                mark = b"<%d>" % number
+                seen.append([])
+                for _ in range(count):
+                    far.sendall(mark)
+                    seen[-1].append(sum(sent.count(mark) for sent in conn.sent))
+
+        bench.spawn(answer)
+        for number, count in enumerate(counts):
+            near.sendall(b"?")
+            answered = b"<%d>" % number * count
+            assert receive_exactly(near, len(answered)) == answered
+        assert seen == [
+            [0, 0],
+            [0, 2],
+            [0, 2],
+            [0, 2, 2],
+            [0, 0, 0],
+            [0, 0, 3],
+            [0],
+            [1],
+            # Too many to be an answer that is alike each time.
+            [1] * 9,
+            [0] * 9,
+            [0] * 9,
+        ]
+        near.close()
+
+
 @contextlib.contextmanager
 def switches() -> Iterator[list[tuple[Any, Any]]]:
     """Notes from which greenlet to which one the interpreter switches."""
