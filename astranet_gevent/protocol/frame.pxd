@@ -3,6 +3,10 @@ cimport cython
 
 cdef object _HEADER
 cdef int _DATA
+cdef Py_ssize_t _HEADER_SIZE, _SIZE_OFFSET, _PAIR_SIZE, _LENT_PAYLOAD, _SMALL_RUN, _LARGE_PAYLOAD, _LARGE_RUN
+
+@cython.locals(start=bytes, size_bytes=bytes, length=Py_ssize_t, end=Py_ssize_t, size="long long")
+cdef Py_ssize_t _end_of_small_run(bytes run, Py_ssize_t first, Py_ssize_t position, long long largest) except -1
 
 
 cdef class FrameBuffer:
@@ -22,7 +26,7 @@ cdef class FrameBuffer:
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, after=Py_ssize_t, size="long long", frames=list, is_small=bint)
     cpdef list decode(self, Py_ssize_t count)
 
-    @cython.locals(run=bytes, end=Py_ssize_t, first=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long", key=bytes, pair_key=bytes)
+    @cython.locals(run=bytes, end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long", largest="long long", key=bytes)
     cdef Py_ssize_t _cut_small(self, list frames, Py_ssize_t start) except -1
 
     @cython.locals(end=Py_ssize_t, position=Py_ssize_t, size="long long", body=Py_ssize_t, stop="long long")

@@ -71,6 +71,12 @@ COMMAND_NAMES: Final = {value: name for name, value in vars(Command).items() if 
 
 HEADER_SIZE: Final = 29
 
+# The same in a C variable of the compiled build; where a header has its last field; and how much frames of DATA of one pair of nodes have
+# in common: their command and the first 16 bytes of their keys.
+_HEADER_SIZE: Final = HEADER_SIZE
+_SIZE_OFFSET: Final = HEADER_SIZE - 4
+_PAIR_SIZE: Final = 1 + 16
+
 # Largest payload that the original reads; a larger one makes it close the link.
 MAX_PAYLOAD: Final = 65536
 
@@ -155,6 +161,26 @@ def split_frames(run: bytes) -> Iterator[Frame]:
         yield command, key, run[body:position]
 
 
+def _end_of_small_run(run: bytes, first: int, position: int, largest: int) -> int:
+    """Where the frames of DATA end that are of the same pair as the one from ``first`` to ``position``, small, and complete."""
+    start = run[first : first + _PAIR_SIZE]
+    size_bytes = run[first + _SIZE_OFFSET : first + _HEADER_SIZE]
+    length = position - first
+    end = len(run)
+    while end - position >= _HEADER_SIZE and run.startswith(start, position):
+        # Most are as long as the one before.
+        if not run.startswith(size_bytes, position + _SIZE_OFFSET):
+            size_bytes = run[position + _SIZE_OFFSET : position + _HEADER_SIZE]
+            (size,) = decode_u32(size_bytes)
+            if size > largest:
+                break
+            length = _HEADER_SIZE + size
+        if end - position < length:
+            break
+        position += length
+    return position
+
+
 class FrameBuffer:
     """Cuts what a link reads into frames.
 
@@ -199,16 +225,16 @@ class FrameBuffer:
         view = self._view
         unpack = _HEADER.unpack_from
         end = self._end + count
-        if not self._start and end >= HEADER_SIZE:
+        if not self._start and end >= _HEADER_SIZE:
             command, key, size = unpack(view)
-            if size == end - HEADER_SIZE and size < _LENT_PAYLOAD and size <= self._max_payload:
+            if size == end - _HEADER_SIZE and size < _LENT_PAYLOAD and size <= self._max_payload:
                 # Exactly one small frame, as when somebody waits for the answer to what was sent.
                 self._end = 0
-                return [(command, key, bytes(view[HEADER_SIZE:end]))]
+                return [(command, key, bytes(view[_HEADER_SIZE:end]))]
         self._end = end
         frames: list[Frame] = []
         position = self._start
-        while end - position >= HEADER_SIZE:
+        while end - position >= _HEADER_SIZE:
             is_small = unpack(view, position)[2] < _LENT_PAYLOAD
             after = self._cut_small(frames, position) if is_small else self._cut_large(frames, position)
             if after == position:
@@ -228,29 +254,21 @@ class FrameBuffer:
         append = frames.append
         relayed = self._relayed
         end = len(run)
-        # Of the RUN that begins at ``first``, while there is one.
-        pair_key = b""
-        first = position = 0
-        while end - position >= HEADER_SIZE:
+        position = 0
+        while end - position >= _HEADER_SIZE:
             command, key, size = unpack(run, position)
-            body = position + HEADER_SIZE
+            body = position + _HEADER_SIZE
             stop = body + size
             if size > largest or stop > end:
                 if size > self._max_payload:
                     self._refuse(command, size)
                 break
-            if not relayed:
+            if relayed and command == _DATA and key[:16] in relayed:
+                stop = _end_of_small_run(run, position, stop, largest)
+                append((RUN, key[:16], run[position:stop]))
+            else:
                 append((command, key, run[body:stop]))
-            elif command != _DATA or key[:16] != pair_key:
-                if pair_key:
-                    append((RUN, pair_key, run[first:position]))
-                pair_key = key[:16] if command == _DATA and key[:16] in relayed else b""
-                first = position
-                if not pair_key:
-                    append((command, key, run[body:stop]))
             position = stop
-        if pair_key:
-            append((RUN, pair_key, run[first:position]))
         return start + position
 
     def _cut_large(self, frames: list[Frame], start: int) -> int:
@@ -259,9 +277,9 @@ class FrameBuffer:
         lent: memoryview | None = None
         unpack = _HEADER.unpack_from
         position = start
-        while end - position >= HEADER_SIZE:
+        while end - position >= _HEADER_SIZE:
             command, key, size = unpack(view, position)
-            body = position + HEADER_SIZE
+            body = position + _HEADER_SIZE
             stop = body + size
             if size > self._max_payload:
                 self._refuse(command, size)
@@ -284,9 +302,9 @@ class FrameBuffer:
         view, end = self._view, self._end
         unpack = _HEADER.unpack_from
         position = start
-        while end - position >= HEADER_SIZE:
+        while end - position >= _HEADER_SIZE:
             command, key, size = unpack(view, position)
-            stop = position + HEADER_SIZE + size
+            stop = position + _HEADER_SIZE + size
             if command != _DATA or key[:16] != pair_key or size <= _LARGE_PAYLOAD or size > self._max_payload:
                 break
             if stop > end or stop - start > _LARGE_RUN:
@@ -336,7 +354,7 @@ class FrameBuffer:
 
     def _compact(self, position: int) -> None:
         left = self._end - position
-        if left and len(self._slab) - position >= self._max_payload + HEADER_SIZE:
+        if left and len(self._slab) - position >= self._max_payload + _HEADER_SIZE:
             self._start = position
             return
         # The frame that has begun may not fit behind where it stands: its bytes go to the front.

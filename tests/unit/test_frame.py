@@ -247,8 +247,9 @@ def test_nothing_pending_between_frames(size: int) -> None:
 
 # -- what goes on to another node -------------------------------------------------------------------------------------------
 
-# Two pairs that are relayed, and one that is not: frames of all of them have the same ports.
-PAIRS = [b"a" * 16, b"b" * 16, b"c" * 16]
+# Two pairs that are relayed, from one node to two, and one that is not, from another node to the first: frames of all of them have the same
+# ports.
+PAIRS = [b"to-one--from-us-", b"to-two--from-us-", b"to-one--forged--"]
 RELAYED = PAIRS[:2]
 
 mixed_frames = st.lists(
@@ -289,7 +290,9 @@ def test_runs_stand_for_frames_that_are_relayed(frames: list[Frame], cuts: list[
 
 def test_frames_of_one_pair_stay_together_until_another_comes() -> None:
     here, there, own = (pair + b"port-one" for pair in PAIRS)
-    parts = [encode_frame(Command.DATA, key, b"data") for key in (here, here, there, here, own, here, here)]
+    # The ports count for nothing.
+    beside = PAIRS[0] + b"another-"
+    parts = [encode_frame(Command.DATA, key, b"data") for key in (here, beside, there, here, own, here, here)]
     parts.insert(6, encode_frame(Command.FIN2, here))
     found = feed(FrameBuffer(relayed=RELAYED), b"".join(parts), [SLAB_SIZE])
     assert found == [
@@ -301,6 +304,19 @@ def test_frames_of_one_pair_stay_together_until_another_comes() -> None:
         (Command.FIN2, here, b""),
         (RUN, PAIRS[0], parts[7]),
     ]
+
+
+@pytest.mark.parametrize("size", [4, 5])
+@pytest.mark.parametrize("missing", [1, 4, 5, HEADER_SIZE])
+def test_a_run_ends_before_a_frame_that_is_not_complete(size: int, missing: int) -> None:
+    """Be that as long as the one before or longer, and be its header complete or not."""
+    here = PAIRS[0] + b"port-one"
+    parts = [encode_frame(Command.DATA, here, bytes(length)) for length in (4, 4, size)]
+    data = b"".join(parts)
+    buffer = FrameBuffer(relayed=RELAYED)
+    assert feed(buffer, data[:-missing], [SLAB_SIZE]) == [(RUN, PAIRS[0], parts[0] + parts[1])]
+    assert buffer.pending == len(parts[2]) - missing
+    assert feed(buffer, data[-missing:], [SLAB_SIZE]) == [(RUN, PAIRS[0], parts[2])]
 
 
 def test_large_frames_of_one_pair_stay_together_by_turns() -> None:
