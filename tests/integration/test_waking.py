@@ -169,6 +169,10 @@ def test_an_answer_in_parts_is_sent_with_its_last(bench: Bench) -> None:
             [0] * 9,
             [0] * 9,
         ]
+        # Nobody is run: this is no part of an answer, and waits for none.
+        far.sendall(b"unasked")
+        gevent.idle()
+        assert conn.sent[-1].endswith(b"unasked")
         near.close()
 
 
