@@ -38,9 +38,10 @@ __all__ = ["Outlet"]
 _EARLY_FLUSH: Final = 50e-6
 _LATEST_FLUSH: Final = 4e-3
 
-# Small frames of one answer up to which it is told from their number that it is whole, and more than anybody writes in a turn.
+# Small frames of one answer up to which it is told from their number that it is whole: with more it is hardly alike each time. And more
+# than anybody writes in a turn, where that number is not known.
 _MOST_PARTS: Final = 8
-_NEVER: Final = 1 << 30
+_UNKNOWN_PARTS: Final = 1 << 30
 
 # Batches sent in one go before other greenlets get their turn.
 _BATCHES_PER_FLUSH: Final = 4
@@ -74,8 +75,8 @@ class Outlet:
         self.flush_scheduled = False
         # While somebody who got data is run alone: how many small frames of the answer are still to come before it is sent.
         self.parts_left = 0
-        # Of how many frames such an answer was the last time: it is sent when as many have been written. 0 if that is not known.
-        self._answer_parts = 0
+        # Of how many frames such an answer was the last time: it is sent when as many have been written.
+        self._answer_parts = _UNKNOWN_PARTS
         # Streams whose readers are being run, the next one last: see switch_away(). Empty at other times.
         self.woken: list[Stream] = []
         self._conn = conn
@@ -166,7 +167,7 @@ class Outlet:
 
     def begin_answer(self) -> None:
         """Somebody who got data is run alone from now on, until ``end_answer()``."""
-        self.parts_left = self._answer_parts or _NEVER
+        self.parts_left = self._answer_parts
 
     def add_part(self) -> None:
         """Somebody who is run alone has written a small frame: send the answer if that was the last one, for the peer to work on it."""
@@ -180,14 +181,13 @@ class Outlet:
         What is left to do until the writer waits again takes as long as a switch, or, in a server of HTTP, as a system call. But the parts
         of one answer, as head and body of a response, are worth a frame each and not a system call and a wake-up of the peer each.
         """
-        expected = self._answer_parts or _NEVER
-        parts = expected - self.parts_left
+        parts = self._answer_parts - self.parts_left
         if not self.parts_left:
             if self.queue.small:
                 # There was more: it is counted the next time.
-                self._answer_parts = 0
+                self._answer_parts = _UNKNOWN_PARTS
         elif parts:
-            self._answer_parts = parts if parts <= _MOST_PARTS else 0
+            self._answer_parts = parts if parts <= _MOST_PARTS else _UNKNOWN_PARTS
         self.parts_left = 0
 
     def flush_early(self) -> None:
