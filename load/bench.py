@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cgroup
 import copier as copying
 import harness
 import plots
@@ -35,6 +36,7 @@ from scenarios import (
     pings,
     relay,
     round_trip,
+    shares,
     streams,
 )
 
@@ -46,12 +48,15 @@ SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "one-way": one_way.scenario,
     "pings": pings.scenario,
     "relay": relay.scenario,
+    "shares": shares.scenario,
     "copier": copier.scenario,
     "far": far.scenario,
     "http": http.scenario,
     "streams": streams.scenario,
     "idle": idle.scenario,
 }
+# Of those that not every machine can do: what keeps it from that, if anything does.
+MISSING: dict[str, Callable[[], str]] = {"shares": cgroup.missing, "copier": copying.missing}
 CHARTED = {"streams", "idle"}
 CURVE = (1, 4, 10, 30, 100, 300, 1000, 3000, 10_000)
 
@@ -84,8 +89,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.only = options.only and list(dict.fromkeys(options.only))
     if reason := choose_peers(options):
         parser.error(reason)
-    if "copier" in (options.only or ()) and (reason := copying.missing()):
-        parser.error(f"copier: {reason}")
+    for name, reason in impossible(options.only or ()):
+        parser.error(f"{name}: {reason}")
     if options.plot:
         if reason := plots.missing():
             parser.error(reason)
@@ -119,10 +124,14 @@ def choose_peers(options: argparse.Namespace) -> str:
     return ""
 
 
+def impossible(wanted: Collection[str]) -> list[tuple[str, str]]:
+    """Which of those scenarios cannot be measured here, and why."""
+    return [(name, reason) for name, missing in MISSING.items() if name in wanted and (reason := missing())]
+
+
 def left_out(scenarios: Mapping[str, Scenario], wanted: Collection[str]) -> Iterator[str]:
     """What was asked for and is not measured."""
-    if "copier" in wanted and (reason := copying.missing()):
-        yield f"copier: {reason}"
+    yield from (f"{name}: {reason}" for name, reason in impossible(wanted))
     for name, scenario in scenarios.items():
         if scenario.too_many:
             numbers = ", ".join(f"{count:,}" for count in scenario.too_many)
@@ -140,7 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plot:
             print("\n".join(f"chart: {file}" for file in plots.draw(content, options.plot)))
 
-    made = {name: scenario(bench) for name, scenario in SCENARIOS.items() if name != "copier" or not copying.missing()}
+    not_here = dict(impossible(SCENARIOS))
+    made = {name: scenario(bench) for name, scenario in SCENARIOS.items() if name not in not_here}
     made.update({name: against.scenario(bench, name) for name in options.peers})
     if options.peers:
         facts["peers"] = ", ".join(map(version, options.peers))

@@ -217,6 +217,10 @@ class Child:
             raise ChildFailed(f"{self._name}: {do}: {answer['error']}")
         return answer["value"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         with self._looked_at() as process:
             times = process.cpu_times()
@@ -319,6 +323,11 @@ class Pair:
                 self._account()
         finally:
             self._stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        return [child.pid for child in self._children]
 
     def cpu_seconds(self) -> float:
         """Of all its processes so far."""

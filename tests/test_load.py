@@ -55,10 +55,14 @@ def test_bench_on_loopback(tmp_path: Path) -> None:
     assert all(value > 0 for row in rows for value in row["ratios"])
 
 
+def relayed(prefix: str) -> set[str]:
+    return {f"{prefix} {what}" for what in ("echoes", "echoes many", "upload", "upload many")}
+
+
 def test_bench_over_relays_and_slow_paths(tmp_path: Path) -> None:
     table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "pings", "--only", "relay")
     wanted = {f"ping {what} {path}" for what in ("p50", "p99", "bulk") for path in ("loopback", "100 MB/s")}
-    check(rows, table, wanted | {"relay echoes", "relay upload", "relay upload many"})
+    check(rows, table, wanted | relayed("relay"))
     assert all(value > 0 for row in rows for value in row["ratios"])
     processes = json.loads((tmp_path / "values.json").read_text())["processes"]
     assert {one["side"] for one in processes} == {"server", "client", "relay", "100 MB/s"}
@@ -69,7 +73,7 @@ def test_bench_over_relays_and_slow_paths(tmp_path: Path) -> None:
 @pytest.mark.skipif(not shutil.which("cc"), reason="it is written in C")
 def test_bench_of_a_relay_that_only_copies(tmp_path: Path) -> None:
     table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "copier")
-    check(rows, table, {f"{way} {what}" for way in ("copied", "relayed") for what in ("echoes", "upload", "upload many")})
+    check(rows, table, relayed("copied") | relayed("relayed"))
     assert all(value > 0 for row in rows for value in row["ratios"])
     processes = json.loads((tmp_path / "values.json").read_text())["processes"]
     assert {one["side"] for one in processes} == {"server", "client", "relay", "copier"}
@@ -99,8 +103,7 @@ for closes_first in (0, 1):
     ends[closes_first].close()
     assert ends[1 - closes_first].recv(10) == b""
 """
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{source}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = run_with_load(source)
     if done.returncode == 77:
         pytest.skip("it is written in C")
     assert done.returncode == 0, done.stderr
@@ -111,6 +114,98 @@ def test_a_copier_without_a_compiler(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "PATH": str(tmp_path)})
     assert done.returncode == 2
     assert "copier: it is written in C, and there is no compiler (cc)" in done.stderr
+
+
+def run_with_load(source: str) -> subprocess.CompletedProcess[str]:
+    """A script that imports from load/, in a process of its own."""
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{source}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_bench_with_half_a_core_each(tmp_path: Path) -> None:
+    reason = run_with_load("import cgroup; print(cgroup.missing())").stdout.strip()
+    if reason:
+        pytest.skip(reason)
+    table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "shares")
+    check(rows, table, relayed("shares"))
+    assert all(value > 0 for row in rows for value in row["ratios"])
+    processes = json.loads((tmp_path / "values.json").read_text())["processes"]
+    assert {one["side"] for one in processes} == {"server", "client", "relay"}
+
+
+def test_a_share_of_a_core_limits_a_process_and_leaves_nothing() -> None:
+    source = """
+import subprocess, sys, time
+import cgroup
+if reason := cgroup.missing():
+    sys.exit(reason)
+root = cgroup.find_hierarchy(cgroup.MOUNTS.read_text())[0]
+before = set(root.iterdir())
+busy = "import time; end = time.monotonic() + 20\\nwhile time.monotonic() < end: pass"
+child = subprocess.Popen([sys.executable, "-c", busy])
+try:
+    with cgroup.Shares(0.25) as shares:
+        try:
+            shares.limit(child.pid)
+            (group,) = set(root.iterdir()) - before
+            assert (group / "cgroup.procs").read_text().split() == [str(child.pid)]
+            def throttled():
+                return int(dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())["nr_throttled"])
+            while not throttled():
+                assert child.poll() is None, "it was never stopped"
+                time.sleep(0.02)
+            try:
+                shares.limit(2**22 + 1)
+            except cgroup.ChildFailed as error:
+                assert str(2**22 + 1) in str(error)
+            else:
+                raise AssertionError("no such process")
+        finally:
+            child.kill()
+            child.wait()
+finally:
+    child.kill()
+assert set(root.iterdir()) == before
+"""
+    done = run_with_load(source)
+    if done.returncode == 1 and "Traceback" not in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+
+
+def test_groups_for_shares_of_a_core_are_found_in_both_versions(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.subtree_control").write_text("memory cpu pids\n")
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "cgroup.subtree_control").write_text("memory cpuset\n")
+    source = f"""
+from pathlib import Path
+from cgroup import find_hierarchy
+found = Path({str(tmp_path)!r})
+other = "proc /proc proc rw,relatime 0 0\\ncgroup /c/set cgroup rw,cpuset 0 0\\n"
+assert find_hierarchy(other + "cgroup /c/cpu cgroup rw,cpu,cpuacct 0 0\\n") == (Path("/c/cpu"), False)
+assert find_hierarchy(other + f"cgroup2 {{found}}/without cgroup2 rw 0 0\\ncgroup2 {{found}} cgroup2 rw 0 0\\n") == (found, True)
+for nothing in (other, other + f"cgroup2 {{found}}/without cgroup2 rw 0 0\\n", other + f"cgroup2 {{found}}/gone cgroup2 rw 0 0\\n"):
+    try:
+        find_hierarchy(nothing)
+    except FileNotFoundError:
+        continue
+    raise AssertionError(nothing)
+"""
+    done = run_with_load(source)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bench_says_why_it_cannot_share_cores(tmp_path: Path) -> None:
+    (tmp_path / "mounts").write_text("proc /proc proc rw,relatime 0 0\n")
+    source = f"""
+from pathlib import Path
+import cgroup, bench
+cgroup.MOUNTS = Path({str(tmp_path / "mounts")!r})
+bench.main(["--quick", "--only", "shares"])
+"""
+    done = run_with_load(source)
+    assert done.returncode == 2
+    assert "shares: it needs control groups of Linux for processor time" in done.stderr
 
 
 def test_bench_far_and_http(tmp_path: Path) -> None:
@@ -332,8 +427,7 @@ else:
 @pytest.mark.parametrize("source", [FORGETTING, STUCK])
 def test_of_a_process(source: str) -> None:
     """Coroutines that have ended are forgotten; requests that do not end are an error."""
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{source}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = run_with_load(source)
     assert done.returncode == 0, done.stderr
 
 
@@ -366,8 +460,7 @@ else:
 
 def test_a_window_lasts_until_there_is_something_to_count() -> None:
     """On a machine that is busy with something else: nothing can be divided by a rate of 0."""
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(LOAD)!r})\n{SAMPLED}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = run_with_load(SAMPLED)
     assert done.returncode == 0, done.stderr
 
 

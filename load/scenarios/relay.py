@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from harness import Numbers, Pair, in_turn
+from harness import Numbers, Pair, Row, in_turn
 
 from . import KINDS, Bench, Scenario, at_least
 
 WAYS = ("direct", "relayed")
+BETWEEN: dict[str, tuple[str, ...]] = {"direct": (), "relayed": ("relay",)}
 STREAMS = 100
+MANY_STREAMS = 1000
 BOUNDS = (0.5, 0.55)
+TITLES = {
+    "echoes": f"64 B echoes/s, {STREAMS} streams",
+    "echoes many": f"64 B echoes/s, {MANY_STREAMS:,} streams",
+    "upload": "upload, 1 stream (MB/s)",
+    "upload many": f"upload, {STREAMS} streams (MB/s)",
+}
 
 
 def scenario(bench: Bench) -> Scenario:
-    bound = bench.by_build(*BOUNDS)
-    rows = [
-        at_least("relay echoes", f"64 B echoes/s, {STREAMS} streams", bound, WAYS),
-        at_least("relay upload", "upload, 1 stream (MB/s)", bound, WAYS),
-        at_least("relay upload many", f"upload, {STREAMS} streams (MB/s)", bound, WAYS),
-    ]
-
     def one_round(number: int) -> Numbers:
         for way in in_turn(WAYS, number):
-            with bench.pair(KINDS[1], ("relay",) if way == "relayed" else ()) as pair:
-                result = {f"relay {what}": value for what, value in measure(bench, pair).items()}
-            yield way, result
+            with bench.pair(KINDS[1], BETWEEN[way]) as pair:
+                result = measure(bench, pair)
+            yield way, named("relay", result)
 
-    return Scenario(rows, one_round)
+    return Scenario(rows_of(bench, "relay"), one_round)
+
+
+def rows_of(bench: Bench, prefix: str, remark: str = "") -> list[Row]:
+    bound = bench.by_build(*BOUNDS)
+    return [at_least(f"{prefix} {what}", title + remark, bound, WAYS) for what, title in TITLES.items()]
+
+
+def named(prefix: str, result: dict[str, float]) -> dict[str, float]:
+    """What was measured, under the names of its rows."""
+    return {f"{prefix} {what}": value for what, value in result.items()}
 
 
 def measure(bench: Bench, pair: Pair) -> dict[str, float]:
-    """Echoes per second on many streams, and MB/s on one and on many."""
+    """Echoes per second on many streams and on more, and MB/s on one and on many."""
     return {
         "echoes": bench.load(pair, "echo", STREAMS).rate,
+        "echoes many": bench.load(pair, "echo", MANY_STREAMS).rate,
         "upload": bench.load(pair, "upload", 1).uploaded / 1e6,
         "upload many": bench.load(pair, "upload", STREAMS).uploaded / 1e6,
     }
