@@ -129,9 +129,8 @@ def impossible(wanted: Collection[str]) -> list[tuple[str, str]]:
     return [(name, reason) for name, missing in MISSING.items() if name in wanted and (reason := missing())]
 
 
-def left_out(scenarios: Mapping[str, Scenario], wanted: Collection[str]) -> Iterator[str]:
-    """What was asked for and is not measured."""
-    yield from (f"{name}: {reason}" for name, reason in impossible(wanted))
+def left_out(scenarios: Mapping[str, Scenario]) -> Iterator[str]:
+    """What was asked for and is more than can be measured here."""
     for name, scenario in scenarios.items():
         if scenario.too_many:
             numbers = ", ".join(f"{count:,}" for count in scenario.too_many)
@@ -149,14 +148,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.plot:
             print("\n".join(f"chart: {file}" for file in plots.draw(content, options.plot)))
 
-    not_here = dict(impossible(SCENARIOS))
-    made = {name: scenario(bench) for name, scenario in SCENARIOS.items() if name not in not_here}
+    wanted = options.only or [*SCENARIOS, *options.peers]
+    not_here = impossible(wanted)
+    made = {name: scenario(bench) for name, scenario in SCENARIOS.items() if name not in dict(not_here)}
     made.update({name: against.scenario(bench, name) for name in options.peers})
     if options.peers:
         facts["peers"] = ", ".join(map(version, options.peers))
     report.rows = [row for scenario in made.values() for row in scenario.rows]
-    wanted = options.only or [*SCENARIOS, *options.peers]
-    report.left_out = list(left_out({name: scenario for name, scenario in made.items() if name in wanted}, wanted))
+    report.left_out = [f"{name}: {reason}" for name, reason in not_here]
+    report.left_out += left_out({name: scenario for name, scenario in made.items() if name in wanted})
     return harness.run(options, report, cores, {name: scenario.one_round for name, scenario in made.items()}, asdict(plan), facts, draw)
 
 

@@ -48,8 +48,14 @@ class Shares:
         return self
 
     def __exit__(self, *_: object) -> None:
+        left = []
         for group in self._groups:
-            group.rmdir()
+            try:
+                group.rmdir()
+            except OSError as error:
+                left.append(str(error))
+        if left:
+            raise ChildFailed(f"groups that could not be removed: {', '.join(left)}")
 
     def make_group(self) -> Path:
         """A group that nobody is in yet. Raises OSError."""

@@ -135,19 +135,20 @@ def test_bench_with_half_a_core_each(tmp_path: Path) -> None:
 
 def test_a_share_of_a_core_limits_a_process_and_leaves_nothing() -> None:
     source = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 import cgroup
 if reason := cgroup.missing():
     sys.exit(reason)
 root = cgroup.find_hierarchy(cgroup.MOUNTS.read_text())[0]
-before = set(root.iterdir())
+def groups():
+    return list(root.glob(f"bench-{os.getpid()}-*"))
 busy = "import time; end = time.monotonic() + 20\\nwhile time.monotonic() < end: pass"
 child = subprocess.Popen([sys.executable, "-c", busy])
 try:
     with cgroup.Shares(0.25) as shares:
         try:
             shares.limit(child.pid)
-            (group,) = set(root.iterdir()) - before
+            (group,) = groups()
             assert (group / "cgroup.procs").read_text().split() == [str(child.pid)]
             def throttled():
                 return int(dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())["nr_throttled"])
@@ -165,7 +166,21 @@ try:
             child.wait()
 finally:
     child.kill()
-assert set(root.iterdir()) == before
+assert not groups()
+child = subprocess.Popen([sys.executable, "-c", busy])
+try:
+    with cgroup.Shares(0.25) as shares:
+        shares.limit(child.pid)
+        shares.make_group()
+except cgroup.ChildFailed as error:
+    assert "could not be removed" in str(error)
+else:
+    raise AssertionError("a process is in it")
+finally:
+    child.kill()
+    child.wait()
+(group,) = groups()
+group.rmdir()
 """
     done = run_with_load(source)
     if done.returncode == 1 and "Traceback" not in done.stderr:

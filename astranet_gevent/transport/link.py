@@ -544,11 +544,12 @@ class Link(Outlet):
         """The same where one stream got data: nobody else could be waiting meanwhile, so there are no turns, and no clock to watch."""
         (stream,) = self._readable
         waiter = stream.recv_waiter
-        # From here to the switch nothing is called: Ctrl-C cannot strike while the waiter is in no slot.
-        del self._readable[stream]
         if waiter is None:
+            del self._readable[stream]
             return
         self.begin_answer()
+        # From here to the switch nothing is called: Ctrl-C cannot strike while the waiter is in no slot.
+        del self._readable[stream]
         stream.recv_waiter = None
         try:
             waiter.switch()

@@ -181,10 +181,14 @@ class Outlet:
         What is left to do until the writer waits again takes as long as a switch, or, in a server of HTTP, as a system call. But the parts
         of one answer, as head and body of a response, are worth a frame each and not a system call and a wake-up of the peer each.
         """
+        queue = self.queue
         parts = self._answer_parts - self.parts_left
-        if not self.parts_left:
-            if self.queue.small:
-                # There was more: it is counted the next time.
+        if queue.turns:
+            # Large data goes in large batches, and the head of a large answer with it.
+            self._answer_parts = _UNKNOWN_PARTS
+        elif not self.parts_left:
+            if queue.small:
+                # There was more, or it could not be sent at once: it is counted the next time.
                 self._answer_parts = _UNKNOWN_PARTS
         elif parts:
             self._answer_parts = parts if parts <= _MOST_PARTS else _UNKNOWN_PARTS

@@ -798,6 +798,10 @@ class Stream(StreamCore):
             link.queue.push_turn(self.outgoing, (frames,))
         else:
             link.queue.push_small(frames)
+            if link.parts_left:
+                # The end of a stream is part of the answer.
+                link.add_part()
+                return
         if not link.flush_scheduled:
             link.schedule_flush()
 

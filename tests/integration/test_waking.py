@@ -134,7 +134,10 @@ def test_an_answer_is_sent_as_it_is_written(bench: Bench) -> None:
 
 
 def test_an_answer_in_parts_is_sent_with_its_last(bench: Bench) -> None:
-    """Once it is known of how many they are on a link: while the one who wrote them has more to do. Never the first parts by themselves."""
+    """Once it is known of how many they are on a link: while the one who wrote them has more to do.
+
+    The first parts go by themselves only where an answer has more than the one before.
+    """
     counts = [2, 2, 2, 3, 3, 3, 1, 1, 9, 9, 9]
     with deadline():
         near, far, conn = connect(bench)
@@ -173,6 +176,59 @@ def test_an_answer_in_parts_is_sent_with_its_last(bench: Bench) -> None:
         far.sendall(b"unasked")
         gevent.idle()
         assert conn.sent[-1].endswith(b"unasked")
+        near.close()
+
+
+def test_an_answer_and_the_end_of_its_stream_are_sent_together(bench: Bench) -> None:
+    with deadline():
+        _, _, link, conn = connect_by(CountingConn, near_node := bench.node(), far_node := bench.node())
+        listener = far_node.bind("once")
+        near_node.service_map.wait_for("once", DEADLINE)
+        after_each: list[int] = []
+
+        def answer(stream: Stream, number: int) -> None:
+            stream.recv(100)
+            stream.sendall(b"<%d>" % number)
+            (stream.close if number % 2 else lambda: stream.shutdown(socket.SHUT_WR))()
+            after_each.append(sum(sent.count(b"<%d>" % number) for sent in conn.sent))
+
+        for number in range(6):
+            near = near_node.dial("once", DEADLINE)
+            far = listener.accept()[0]
+            bench.spawn(answer, far, number)
+            gevent.idle()
+            before = len(conn.sent)
+            near.sendall(b"?")
+            assert receive_exactly(near, 3) == b"<%d>" % number
+            assert near.recv(1) == b""
+            assert len(conn.sent) == before + 1, conn.sent[before:]
+            near.close()
+            far.close()
+        # From the second on it is known when they are whole.
+        assert after_each == [0, 1, 1, 1, 1, 1]
+        bench.eventually(lambda: link.stream_count == 1, "all streams but the first are forgotten")
+
+
+def test_the_head_of_a_large_answer_is_not_sent_by_itself(bench: Bench) -> None:
+    with deadline():
+        near, far, conn = connect(bench)
+        large = b"x" * 20_000
+        sizes = [len(large), len(large), 1, 1, len(large), len(large)]
+
+        def answer() -> None:
+            for number, size in enumerate(sizes):
+                far.recv(100)
+                far.sendall(b"<%d>" % number)
+                far.sendall(large[:size])
+
+        bench.spawn(answer)
+        whole: list[bool] = []
+        for number, size in enumerate(sizes):
+            near.sendall(b"?")
+            head = b"<%d>" % number
+            assert receive_exactly(near, 3 + size) == head + large[:size]
+            whole.append(any(head in sent and sent.endswith(b"x") for sent in conn.sent))
+        assert whole == [True] * len(sizes)
         near.close()
 
 
@@ -300,11 +356,13 @@ def test_an_interrupt_in_one_who_waits_again_loses_none_of_the_others(bench: Ben
 
 
 @pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
-@pytest.mark.parametrize("strikes_in", ["_run_receivers", "start_early_flushes"])
-def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_errors: list[Any], strikes_in: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "strikes_in"), [(20, "_run_receivers"), (20, "start_early_flushes"), (1, "_run_lone"), (1, "begin_answer")]
+)
+def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_errors: list[Any], count: int, strikes_in: str) -> None:
     with deadline(), pytest.MonkeyPatch.context() as patch:
-        served = Served(bench, 20)
-        for number in range(20):
+        served = Served(bench, count)
+        for number in range(count):
             bench.spawn(served.read, number)
         gevent.idle()
 
@@ -319,8 +377,8 @@ def test_an_interrupt_before_the_first_is_run_loses_nobody(bench: Bench, hub_err
         assert [kind for _, kind, _ in hub_errors] == [KeyboardInterrupt]
         hub_errors.clear()
         assert not served.reads
-        bench.eventually(lambda: len(served.reads) == 20, "all have read")
-        assert served.reads == [(number, b"data") for number in range(20)]
+        bench.eventually(lambda: len(served.reads) == count, "all have read")
+        assert served.reads == [(number, b"data") for number in range(count)]
 
 
 @pytest.mark.skipif(describe_build() != "pure Python", reason="a compiled link looks up no method of its own in the class")
