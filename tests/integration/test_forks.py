@@ -191,6 +191,65 @@ def test_a_child_takes_no_part_in_the_parent_s_network(tmp_path: Path, fork: str
     assert check_script(CHILD_ALONE, str(tmp_path / "links"), fork) == "done\n"
 
 
+# Greenlets that wait with a time-out are copied with everything else, and go on waiting in both processes.
+INHERITED_WAITS = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import gevent, gevent.os
+from astranet_gevent import AstraNet
+
+address, fork = (sys.argv[1], int(sys.argv[2])), sys.argv[3]
+SOON = 1.0
+
+def outcome(function, *args, **kwargs):
+    try:
+        return function(*args, **kwargs)
+    except OSError as error:
+        return type(error).__name__
+
+def read_within(stream):
+    with gevent.Timeout(SOON, TimeoutError):
+        stream.recv(1)
+
+with AstraNet(loopback=True) as mesh:
+    mesh.join(address).wait_ready(10)
+    listener = mesh.bind("mine")
+    reading, into, within = (mesh.dial("echo", timeout=10) for _ in range(3))
+    filling = mesh.dial("mine", timeout=10)
+    unread = listener.accept()[0]
+    for one in (listener, reading, into, filling):
+        one.settimeout(SOON)
+    waits = {
+        "recv": gevent.spawn(outcome, reading.recv, 1),
+        "recv_into": gevent.spawn(outcome, into.recv_into, bytearray(1)),
+        "gevent.Timeout": gevent.spawn(outcome, read_within, within),
+        "sendall": gevent.spawn(outcome, filling.sendall, bytes(100_000_000)),
+        "accept": gevent.spawn(outcome, listener.accept),
+        "dial": gevent.spawn(outcome, mesh.dial, "nobody", timeout=SOON),
+    }
+    gevent.sleep(SOON / 20)
+    assert not any(wait.ready() for wait in waits.values()), waits
+    pid = {"os": os.fork, "gevent": gevent.os.fork_gevent}[fork]()
+    if not pid and fork == "os":
+        gevent.reinit()
+    gevent.joinall(list(waits.values()), timeout=20)
+    got = {name: wait.value for name, wait in waits.items()}
+    wanted = dict.fromkeys(waits, "StreamTimeout")
+    wanted.update({"gevent.Timeout": "TimeoutError", "dial": "ServiceNotFoundError" if pid else "ForkedError"})
+    assert got == wanted, (pid, got)
+    if not pid:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+print("done")
+"""
+
+
+@pytest.mark.parametrize("fork", ["gevent", "os"])
+def test_waits_that_a_child_inherits_end_when_their_time_has_come(fork: str) -> None:
+    with PeerProcess() as peer:
+        assert check_script(INHERITED_WAITS, peer.address[0], str(peer.address[1]), fork) == "done\n"
+
+
 def test_fork_and_exec(bench: Bench) -> None:
     """gevent's subprocess forks in Python: our hook runs in a child that lives for a moment."""
     server, client = bench.node(), bench.node()
