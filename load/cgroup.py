@@ -19,7 +19,7 @@ def missing() -> str:
     try:
         with Shares(0.5) as shares:
             shares.make_group()
-    except OSError as error:
+    except (OSError, ChildFailed) as error:
         return f"it needs control groups of Linux for processor time, and leave to make them (root has it): {error}"
     return ""
 

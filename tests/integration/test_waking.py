@@ -181,7 +181,8 @@ def test_an_answer_in_parts_is_sent_with_its_last(bench: Bench) -> None:
 
 def test_an_answer_and_the_end_of_its_stream_are_sent_together(bench: Bench) -> None:
     with deadline():
-        _, _, link, conn = connect_by(CountingConn, near_node := bench.node(), far_node := bench.node())
+        near_node, far_node = bench.node(), bench.node()
+        _, _, link, conn = connect_by(CountingConn, near_node, far_node)
         listener = far_node.bind("once")
         near_node.service_map.wait_for("once", DEADLINE)
         after_each: list[int] = []
@@ -189,7 +190,10 @@ def test_an_answer_and_the_end_of_its_stream_are_sent_together(bench: Bench) -> 
         def answer(stream: Stream, number: int) -> None:
             stream.recv(100)
             stream.sendall(b"<%d>" % number)
-            (stream.close if number % 2 else lambda: stream.shutdown(socket.SHUT_WR))()
+            if number % 2:
+                stream.close()
+            else:
+                stream.shutdown(socket.SHUT_WR)
             after_each.append(sum(sent.count(b"<%d>" % number) for sent in conn.sent))
 
         for number in range(6):
