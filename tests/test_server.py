@@ -401,6 +401,10 @@ def test_tls_client_certificates(start: Start, dial: Any, files: dict[str, Any],
     assert names == [(("email", "me@client.example"),)]
 
 
+@pytest.mark.skipif(
+    bool(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).options & ssl.OP_IGNORE_UNEXPECTED_EOF),
+    reason="this interpreter (before 3.11.4) takes an end without close_notify for a clean one, over sockets too",
+)
 def test_tls_context_and_arguments(start: Start, dial: Any, authority: trustme.CA, trusting: Any, eventually: Any) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(NAME).configure_cert(context)

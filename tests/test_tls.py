@@ -60,6 +60,12 @@ class Certificates:
         return context
 
 
+ends_are_told = pytest.mark.skipif(
+    bool(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).options & ssl.OP_IGNORE_UNEXPECTED_EOF),
+    reason="this interpreter (before 3.11.4) takes an end without close_notify for a clean one, over sockets too",
+)
+
+
 def configure(context: ssl.SSLContext, version: ssl.TLSVersion | None, more: dict[str, Any]) -> ssl.SSLContext:
     if version is not None:
         context.minimum_version = context.maximum_version = version
@@ -457,6 +463,7 @@ def client_hello(certificates: Certificates) -> bytes:
     return outgoing.read()
 
 
+@ends_are_told
 def test_end_in_the_handshake(sockets: Any, certificates: Certificates) -> None:
     sockets[0].sendall(client_hello(certificates)[:100])
     sockets[0].close()
@@ -795,6 +802,7 @@ def test_close_says_goodbye(sockets: Any, shake: Callable[..., Pair], certificat
     assert caught.value.errno == 9
 
 
+@ends_are_told
 @pytest.mark.parametrize("suppress", [True, False])
 @pytest.mark.parametrize("cut", [0, 3, 20])
 def test_end_without_goodbye(
