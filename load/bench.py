@@ -25,6 +25,7 @@ from scenarios import (
     Plan,
     Scenario,
     against,
+    blocking,
     bulk,
     churn,
     copier,
@@ -52,6 +53,7 @@ SCENARIOS: dict[str, Callable[[Bench], Scenario]] = {
     "copier": copier.scenario,
     "far": far.scenario,
     "http": http.scenario,
+    "blocking": blocking.scenario,
     "streams": streams.scenario,
     "idle": idle.scenario,
 }

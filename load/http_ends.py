@@ -16,6 +16,7 @@ from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import blocking  # noqa: E402
 import harness  # noqa: E402
 import requests  # noqa: E402
 from harness import STEP_LIMIT, Commands  # noqa: E402
@@ -45,12 +46,11 @@ class StreamConnection(HTTPConnection):
         return self.sock is not None and not self.sock.readable
 
 
-class MeshAdapter(HTTPAdapter):
-    """Has requests dial services."""
+class ConnectionAdapter(HTTPAdapter):
+    """Has requests use connections of this class."""
 
-    def __init__(self, mesh: Any) -> None:
-        connection = type("MeshConnection", (StreamConnection,), {"mesh": mesh})
-        self._pool = type("MeshPool", (HTTPConnectionPool,), {"ConnectionCls": connection})
+    def __init__(self, connection: type[HTTPConnection]) -> None:
+        self._pool = type("Pool", (HTTPConnectionPool,), {"ConnectionCls": connection})
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool: Any) -> None:
@@ -58,18 +58,23 @@ class MeshAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": self._pool}
 
 
+def sessions_of(connection: type[HTTPConnection]) -> Callable[[], requests.Session]:
+    """What makes sessions with connections of this class."""
+
+    def session() -> requests.Session:
+        made = requests.Session()
+        made.mount("http://", ConnectionAdapter(connection))
+        return made
+
+    return session
+
+
 def over_mesh() -> Commands:
     from astranet_gevent import AstraNet
     from astranet_gevent.server import WSGIServer
 
     mesh = AstraNet().start()
-
-    def session() -> requests.Session:
-        made = requests.Session()
-        made.mount("http://", MeshAdapter(mesh))
-        return made
-
-    load = Requests(session)
+    load = Requests(sessions_of(type("MeshConnection", (StreamConnection,), {"mesh": mesh})))
 
     def serve() -> list[Any]:
         WSGIServer(mesh.bind("web:80"), application, log=None).start()
@@ -83,7 +88,11 @@ def over_mesh() -> Commands:
     return {"serve": serve, "reach": reach, **load.commands()}
 
 
-ENDS: dict[str, Callable[[], Commands]] = {"gevent": over_tcp, "astranet": over_mesh}
+def over_blocking() -> Commands:
+    return over_tcp(blocking.BlockingServer, sessions_of(blocking.BlockingConnection))
+
+
+ENDS: dict[str, Callable[[], Commands]] = {"gevent": over_tcp, "blocking": over_blocking, "astranet": over_mesh}
 
 if __name__ == "__main__":
     harness.child_main(ENDS)

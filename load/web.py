@@ -73,12 +73,12 @@ class Requests:
         return {"start": self.start, "sample": self.sample, "stop": self.stop}
 
 
-def over_tcp() -> Commands:
-    """A server or a client of the baseline: nothing but gevent's patches."""
-    load = Requests()
+def over_tcp(server_class: type[NoDelayServer] = NoDelayServer, session: Callable[[], requests.Session] = requests.Session) -> Commands:
+    """A server or a client over TCP; by default those of the baseline, nothing but gevent's patches."""
+    load = Requests(session)
 
     def serve() -> int:
-        server = NoDelayServer(("127.0.0.1", 0), application, log=None)
+        server = server_class(("127.0.0.1", 0), application, log=None)
         server.start()
         return int(server.server_port or 0)
 

@@ -234,6 +234,39 @@ def test_bench_far_and_http(tmp_path: Path) -> None:
     assert opening["values"]["astranet"][0] > 1.5
 
 
+def test_bench_of_http_over_sockets_that_block(tmp_path: Path) -> None:
+    table, rows = run("bench.py", tmp_path, "--seconds", "0.1", "--only", "blocking")
+    check(rows, table, {f"{kind} {what}" for kind in ("blocking", "astranet") for what in ("http", "http cpu")})
+    assert all(value > 0 for row in rows for value in row["ratios"])
+    processes = json.loads((tmp_path / "values.json").read_text())["processes"]
+    assert [(one["kind"], one["side"]) for one in processes] == [
+        (kind, side) for kind in ("gevent", "blocking", "astranet") for side in ("server", "client")
+    ]
+
+
+def test_a_server_that_blocks_sends_a_response_at_once_and_lets_others_run_while_nothing_comes() -> None:
+    source = """
+from gevent import monkey
+monkey.patch_all()
+import os, socket
+import blocking, web
+accepted = socket.socket()
+accepted.setblocking(False)
+with blocking.ServedSocket(accepted.detach()) as served:
+    assert os.get_blocking(served.fileno())  # one that is not would poll all the time
+server = blocking.BlockingServer(("127.0.0.1", 0), web.application, log=None)
+server.start()
+with socket.create_connection(server.address, 10) as client:
+    for number in range(3):  # this client has its turn when a read of the server's has found nothing
+        client.sendall(b"GET / HTTP/1.1\\r\\nHost: web\\r\\n\\r\\n")
+        response = client.recv(65536)
+        assert response.startswith(b"HTTP/1.1 200 OK") and response.endswith(b"\\r\\n\\r\\n" + web.BODY), response
+server.stop(1)
+"""
+    done = run_with_load(source)
+    assert done.returncode == 0, done.stderr
+
+
 def test_charts(tmp_path: Path) -> None:
     numbers = ("--seconds", "0.1", "--streams", "1", "--streams", "5", "--idle-streams", "1500")
     table, rows = run("bench.py", tmp_path, *numbers, "--only", "streams", "--only", "idle", "--plot", str(tmp_path / "charts"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,6 +149,19 @@ def compared_at(
                 yield kind, result
 
     return Scenario(rows, one_round, too_many)
+
+
+def beside_floor(kinds: tuple[str, str, str], titles: Mapping[str, str], measure: Callable[[str], dict[str, float]]) -> Scenario:
+    """Three kinds in turn, the second of which does the least that can be done: it against the first, and the third against it."""
+    compared_kinds = (kinds[:2], kinds[1:])
+    rows = [told(f"{pair[1]} {what}", title, pair) for pair in compared_kinds for what, title in titles.items()]
+
+    def one_round(number: int) -> Numbers:
+        for kind in kinds if number % 2 == 0 else reversed(kinds):
+            result = measure(kind)
+            yield kind, {f"{pair[1]} {what}": value for pair in compared_kinds if kind in pair for what, value in result.items()}
+
+    return Scenario(rows, one_round)
 
 
 def within_descriptors(counts: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from harness import Numbers
+from . import KINDS, Bench, Scenario, beside_floor
+from .relay import BETWEEN, TITLES, measure
 
-from . import KINDS, Bench, Scenario, told
-from .relay import BETWEEN, TITLES, measure, named
-
-FLOOR = ("direct", "copied")
-OURS = ("copied", "relayed")
+WAYS = ("direct", "copied", "relayed")
 ALL_BETWEEN = {**BETWEEN, "copied": ("copier",)}
-IN_ORDER = ("direct", "copied", "relayed")
 
 
 def scenario(bench: Bench) -> Scenario:
-    rows = [told(f"{kinds[1]} {what}", title, kinds) for kinds in (FLOOR, OURS) for what, title in TITLES.items()]
+    def measure_way(way: str) -> dict[str, float]:
+        with bench.pair(KINDS[1], ALL_BETWEEN[way]) as pair:
+            return measure(bench, pair)
 
-    def one_round(number: int) -> Numbers:
-        for way in IN_ORDER if number % 2 == 0 else reversed(IN_ORDER):
-            with bench.pair(KINDS[1], ALL_BETWEEN[way]) as pair:
-                result = measure(bench, pair)
-            numbers: dict[str, float] = {}
-            for kinds in (FLOOR, OURS):
-                if way in kinds:
-                    numbers.update(named(kinds[1], result))
-            yield way, numbers
-
-    return Scenario(rows, one_round)
+    return beside_floor(WAYS, TITLES, measure_way)

@@ -24,7 +24,7 @@ def scenario(bench: Bench) -> Scenario:
 
     def measure(pair: Pair, greenlets: int) -> dict[str, float]:
         window = requested(pair, greenlets, bench.plan.warm, bench.plan.seconds)
-        return {f"http {greenlets}": window.rate, f"http cpu {greenlets}": window.cpu / window.rate * 1e6}
+        return {f"http {greenlets}": window.rate, f"http cpu {greenlets}": cpu_of_one(window)}
 
     return compared_at(bench, rows, BOUNDS, measure, ENDS)
 
@@ -36,3 +36,8 @@ def requested(pair: Pair, greenlets: int, warm: float, seconds: float) -> Window
     window = Window.of(pair, seconds)
     pair.client.ask("stop", 2 * STEP_LIMIT)
     return window
+
+
+def cpu_of_one(window: Window) -> float:
+    """Of one request, both processes, in microseconds."""
+    return window.cpu / window.rate * 1e6
