@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 
 import gevent
 import pytest
@@ -48,9 +49,11 @@ def check_tls():
     assert accepted("web") == before + 1
 
 
-def check_user_agent():
-    agent = UserAgent(max_retries=2, retry_delay=0)
-    assert agent.urlopen("http://flaky.mesh:8080/fails/2/agent").read() == b"attempt 3"
+if sys.version_info >= (3, 11):  # the last geventhttpclient for 3.10 sends the end of a body after a request that it repeats, over TCP too
+
+    def check_user_agent():
+        agent = UserAgent(max_retries=2, retry_delay=0)
+        assert agent.urlopen("http://flaky.mesh:8080/fails/2/agent").read() == b"attempt 3"
 
 
 def check_errors():
