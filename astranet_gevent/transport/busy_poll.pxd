@@ -7,6 +7,8 @@ cdef class BusyPoll:
     cdef double _until
     cdef double _idle_since
     cdef bint _core_taken
+    cdef double _away
+    cdef public bint passed_on
     cdef Py_ssize_t _short_waits
     cdef double _credit
     cdef double _pause

@@ -386,6 +386,7 @@ class Link(Outlet):
 
     def _receive_other(self, command: int, key: bytes, payload: bytes) -> None:
         if command == RUN:
+            self._busy_poll.passed_on = True
             pair = self.relayed.get(key)
             if pair is None or not pair.forward_run(payload):
                 for each, key_of_each, data in split_frames(payload):
@@ -401,6 +402,7 @@ class Link(Outlet):
             else:
                 self._owner.receive(self, command, key, payload)
         else:
+            self._busy_poll.passed_on = True
             self._owner.relay(self, command, key, payload)
 
     def _receive_link_frame(self, command: int, key: bytes, payload: bytes) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import gevent
 import pytest
 
-from astranet_gevent import AstraNet, Stream
+from astranet_gevent import AstraNet, Role, Stream
 
-from .tools import Bench, check_script, deadline, echo_once
+from .tools import DEADLINE, Bench, check_script, deadline, echo_once, receive_exactly
 
 pytestmark = pytest.mark.skipif(
     "libuv" in type(gevent.get_hub().loop).__module__, reason="gevent's loop over libuv has no watchers that count its turns"
@@ -83,6 +83,30 @@ def test_a_timer_is_on_time_while_it_polls(bench: Bench) -> None:
         echo_once(stream)
         assert woken.join(5) is None
         assert woken.successful()
+
+
+@pytest.mark.parametrize("at_once", [1, 50])
+def test_it_is_told_what_is_passed_on_for_others(bench: Bench, at_once: int) -> None:
+    """Frames that come one by one, and those that a relay passes on in one piece."""
+    with deadline():
+        near, middle, far = bench.node(follow=False), bench.node(role=Role.ROUTER), bench.node(follow=False)
+        address = middle.listen(("127.0.0.1", 0)).address
+        for node in (near, far):
+            node.join(address).wait_ready(DEADLINE)
+        listener = far.bind("sink")
+        sender = near.dial("sink", timeout=DEADLINE)
+        receiver, _ = listener.accept()
+        told = middle._node.busy_poll
+        assert told.passed_on
+        while not sleeps():
+            pass
+        told.passed_on = False
+        for _ in range(at_once):
+            sender.sendall(b"x")
+        receive_exactly(receiver, at_once)
+        assert told.passed_on
+        assert not near._node.busy_poll.passed_on
+        assert not far._node.busy_poll.passed_on
 
 
 def test_it_can_be_switched_off(bench: Bench) -> None:

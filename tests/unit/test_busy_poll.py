@@ -45,6 +45,7 @@ class Host:
         self.step = step
         self.away = 0.0
         self.polled = 0.0
+        self.given_away = 0.0
         self.watcher = FakeWatcher()
         self.poll = BusyPoll(self, limit, self.clock, self.yield_core)
 
@@ -56,6 +57,7 @@ class Host:
 
     def yield_core(self) -> None:
         self.now += self.away
+        self.given_away += self.away
 
     def wait(self, seconds: float) -> bool:
         """Have nothing to do for some time; whether the loop still polled at the end, instead of sleeping."""
@@ -69,11 +71,13 @@ class Host:
         self.now = max(self.now, end)
         return awake
 
-    def read(self, wait: float, work: float = 20 * US) -> bool:
+    def read(self, wait: float, work: float = 20 * US, passed_on: bool = False) -> bool:
         """Something comes after that time, and is handled in that; whether the loop was awake."""
         awake = self.wait(wait)
         self.poll.received(self.now)
         self.now += work
+        if passed_on:
+            self.poll.passed_on = True
         self.poll.expect(self.now)
         return awake
 
@@ -173,6 +177,44 @@ def test_nothing_is_earned_where_somebody_else_wants_the_core() -> None:
     assert reads <= 2 * TRIAL / (60 * US) + 1
 
 
+def test_a_relay_earns_and_does_not_pay_where_those_it_serves_have_the_core() -> None:
+    host = Host()
+    host.warm_up()
+    host.away = 300 * US
+    host.read(0.0, passed_on=True)
+    for _ in range(1000):
+        assert host.read(300 * US, passed_on=True)
+    assert host.given_away > 0.2
+    # What it polls itself it pays for as everybody does.
+    host.away = 0.0
+    while host.poll.polling and host.now < 1002.0:
+        host.read(200 * US, passed_on=True)
+    assert not host.poll.polling
+
+
+def test_a_relay_sleeps_where_somebody_computes_on_its_core() -> None:
+    host = Host()
+    host.warm_up()
+    host.away = 1500 * US
+    reads = 0
+    while host.poll.polling and reads < 1000:
+        host.read(60 * US, passed_on=True)
+        reads += 1
+    assert reads <= 2 * TRIAL / host.away + 1
+
+
+def test_what_was_passed_on_counts_for_one_poll() -> None:
+    host = Host()
+    host.warm_up()
+    host.away = 30 * US
+    host.read(60 * US, passed_on=True)
+    reads = 0
+    while host.poll.polling and reads < 1000:
+        host.read(60 * US)
+        reads += 1
+    assert reads <= 2 * TRIAL / (60 * US) + 2
+
+
 def test_nothing_is_charged_while_there_is_work() -> None:
     host = Host()
     host.warm_up()
@@ -219,18 +261,23 @@ events = st.lists(st.tuples(st.sampled_from(["read", "send"]), waits, st.integer
 
 
 @PROPERTY
-@given(events, st.sampled_from([0.0, 0.0, 30 * US]))
-def test_what_is_polled_away_has_been_earned(steps: list[tuple[str, float, int]], away: float) -> None:
-    """Whatever comes and goes: no more than the worth of the polls that ended with something read, and trials that end."""
+@given(events, st.sampled_from([0.0, 0.0, 30 * US, 2000 * US]), st.booleans())
+def test_what_is_polled_away_has_been_earned(steps: list[tuple[str, float, int]], away: float, relays: bool) -> None:
+    """Whatever comes and goes: no more than the worth of the polls that ended with something read, and trials that end.
+
+    A relay earns as well where the core was away for a moment, and that moment is not its own; else what is away is paid for.
+    """
     host = Host(step=10 * US)
     host.away = away
+    host.poll.passed_on = relays
+    unpaid = relays and away < 1000 * US
     earned = 0.0
     trials = polls = 0
     for what, wait, times in steps:
         for _ in range(times):
             polling, before = host.poll.polling, host.polled
             if what == "read":
-                if host.read(wait) and host.polled > before and not away:
+                if host.read(wait, passed_on=relays) and host.polled > before and (unpaid or not away):
                     earned += WORTH
             else:
                 host.wait(wait)
@@ -238,5 +285,6 @@ def test_what_is_polled_away_has_been_earned(steps: list[tuple[str, float, int]]
             trials += host.poll.polling and not polling
             polls += host.polled > before
             # The polls of a trial and the one in which it runs out. The loop is asked once more at the end of each, and may have slept.
-            assert host.polled <= earned + trials * (TRIAL + LIMIT) + polls * 2 * host.step + US
+            own = host.polled - unpaid * host.given_away
+            assert own <= earned + trials * (TRIAL + max(LIMIT, away)) + polls * 2 * host.step + US
             assert (host.watcher.callback is None) or host.poll.polling
